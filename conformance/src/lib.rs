@@ -1,0 +1,1 @@
+//! Public suites that every driver, transport and log must pass.

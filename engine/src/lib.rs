@@ -1,0 +1,3 @@
+//! Consensus as a pure state machine, and the host core that does the rest once for every driver.
+
+pub mod engine;

@@ -1,0 +1,1 @@
+//! The tokio shell around a host core: threads, channels and files.

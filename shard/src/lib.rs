@@ -1,0 +1,1 @@
+//! Namespace-sharded ordered key-value state, and the extension point beside it.

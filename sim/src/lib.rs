@@ -1,0 +1,1 @@
+//! The whole node on one thread: seeded clock, network and disk.
