@@ -202,7 +202,7 @@ pub struct Output {
     /// To the log, in order.
     pub writes: Vec<LogWrite>,
     /// To other members.
-    pub sends: Vec<Send>,
+    pub sends: Vec<Outgoing>,
     /// To the state machine, in order.
     pub deliveries: Vec<Delivery>,
     /// Timers to set (replacing one of the same id) or to cancel. None survives a restart.
@@ -256,7 +256,7 @@ pub struct LogWrite {
 
 /// A message to other members.
 #[derive(Clone, Debug)]
-pub struct Send {
+pub struct Outgoing {
     /// To whom; the bytes are shared.
     pub to: Vec<NodeId>,
     /// Leaves when this write is durable; 0: now.
@@ -348,12 +348,12 @@ pub struct Checkpointed {
 }
 
 /// A way to make an [`Engine`], with a name and a configuration of its own: what a driver crate exports.
-pub trait EngineDriver: std::marker::Send + Sync + 'static {
+pub trait EngineDriver: Send + Sync + 'static {
     /// The word that selects it.
     const NAME: &'static str;
 
     /// What can be said about it in `[driver.NAME]`.
-    type Config: serde::de::DeserializeOwned + Default + Clone + std::marker::Send + Sync + 'static;
+    type Config: serde::de::DeserializeOwned + Default + Clone + Send + Sync + 'static;
 
     /// Opens an engine on what is stored. What it has to do at once, such as delivering what is decided after the
     /// checkpoint (R7), goes to `out`.
