@@ -1,1 +1,17 @@
 //! Public suites that every driver, transport and log must pass.
+//!
+//! Each suite is one function that takes a factory and panics at the first clause of the contract that does not hold;
+//! its message begins with the name of the case and says which clause is broken. Each case can also be called alone, by
+//! its own name, which is how to look into one that fails.
+//!
+//! | suite | judges | factory |
+//! | --- | --- | --- |
+//! | [`transport()`](transport::transport) | [`Transport`](quorate_replicator::Transport) | [`TransportFactory`] |
+//!
+//! The suites run on a tokio runtime with time enabled, of either flavour.
+
+pub mod transport;
+
+mod eventually;
+
+pub use transport::{Network, TransportFactory};
