@@ -1,3 +1,34 @@
 //! Consensus as a pure state machine, and the host core that does the rest once for every driver.
+//!
+//! A driver author implements [`Engine`](engine::Engine) and [`EngineDriver`](engine::EngineDriver): who decides what,
+//! and nothing else. [`HostCore`] turns any engine into a replicated group: frame pool and batching, sessions, log time,
+//! ordered apply, read barriers, subscriptions, checkpoints and compaction, and offering again what a lost proposer left
+//! behind. Neither has a thread, a clock, a socket or a file, so the simulator runs both as they are.
 
 pub mod engine;
+
+mod batch;
+mod callers;
+mod codec;
+mod compaction;
+mod config;
+mod core;
+mod effects;
+mod history;
+mod log_clock;
+mod pool;
+mod reads;
+mod sessions;
+mod state;
+mod subscriptions;
+mod verdict;
+
+pub use batch::{BatchEncoder, BatchError, BatchHead, DecodedBatch, Witness};
+pub use callers::{Answer, Callers};
+pub use config::{CheckpointPolicy, CoreConfig, Retain};
+pub use core::{HostCore, Start, StoredCheckpoint};
+pub use effects::{CheckpointJob, Effects, Fetch, FetchFor, Fetched};
+pub use history::PayloadHash;
+pub use pool::HashedFrame;
+pub use sessions::SessionLimits;
+pub use subscriptions::{Chunk, SubscriptionId, SubscriptionOver};

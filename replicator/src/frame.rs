@@ -128,6 +128,11 @@ impl SessionId {
     pub const fn bytes(self) -> [u8; 16] {
         self.0
     }
+
+    /// The bytes where they are.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
 }
 
 impl fmt::Display for SessionId {

@@ -1,0 +1,219 @@
+//! Who waits for an answer, and how long.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use quorate_replicator::{Decision, Position, ProposeError, ReadError, SubscribeError};
+
+use crate::engine::Now;
+use crate::subscriptions::SubscriptionId;
+
+/// What a shell gives the core to be answered through: a channel's sending half, or a number in a simulator. The core
+/// only keeps it and gives it back, exactly once.
+pub trait Callers: Debug + 'static {
+    /// Of one proposed frame.
+    type Propose: Debug + Send;
+    /// Of several proposed frames.
+    type ProposeMany: Debug + Send;
+    /// Of a read barrier.
+    type Read: Debug + Send;
+    /// Of the question what became of a frame.
+    type Decision: Debug + Send;
+    /// Of a subscription.
+    type Subscribe: Debug + Send;
+}
+
+/// An answer and who gets it.
+#[derive(Debug)]
+pub enum Answer<C: Callers> {
+    /// To a proposal of one frame.
+    Propose(C::Propose, Result<Decision, ProposeError>),
+    /// To a proposal of several frames.
+    ProposeMany(C::ProposeMany, Result<Vec<Decision>, ProposeError>),
+    /// To a read barrier.
+    Read(C::Read, Result<Position, ReadError>),
+    /// To the question what became of a frame.
+    Decision(C::Decision, Result<Decision, ReadError>),
+    /// To a wish to subscribe.
+    Subscribe(C::Subscribe, Result<SubscriptionId, SubscribeError>),
+}
+
+/// Names one waiting call; a number is used again only with another generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CallId {
+    place: u32,
+    generation: u32,
+}
+
+/// The proposals that wait.
+#[derive(Debug)]
+pub(crate) struct Calls<C: Callers> {
+    slots: Vec<Slot<C>>,
+    free: Vec<u32>,
+    /// No call ends before this; found anew when it is reached, so that a call that is answered in time costs nothing.
+    earliest: Option<Now>,
+    waiting: usize,
+}
+
+#[derive(Debug)]
+struct Slot<C: Callers> {
+    generation: u32,
+    call: Option<Call<C>>,
+}
+
+#[derive(Debug)]
+struct Call<C: Callers> {
+    deadline: Now,
+    who: Who<C>,
+}
+
+#[derive(Debug)]
+enum Who<C: Callers> {
+    One(C::Propose),
+    Many {
+        who: C::ProposeMany,
+        decisions: Vec<Option<Decision>>,
+        left: usize,
+        error: Option<ProposeError>,
+    },
+}
+
+impl<C: Callers> Calls<C> {
+    pub(crate) const fn new() -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), earliest: None, waiting: 0 }
+    }
+
+    /// A call of one frame.
+    pub(crate) fn one(&mut self, who: C::Propose, deadline: Now) -> CallId {
+        self.insert(Call { deadline, who: Who::One(who) })
+    }
+
+    /// A call of several frames.
+    pub(crate) fn many(&mut self, who: C::ProposeMany, frames: usize, deadline: Now) -> CallId {
+        let decisions = vec![None; frames];
+        self.insert(Call { deadline, who: Who::Many { who, decisions, left: frames, error: None } })
+    }
+
+    fn insert(&mut self, call: Call<C>) -> CallId {
+        self.earliest =
+            Some(self.earliest.map_or(call.deadline, |earliest| earliest.min(call.deadline)));
+        self.waiting += 1;
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, call: None });
+            u32::try_from(self.slots.len() - 1).expect("bounded by the frames in flight")
+        });
+        let slot = &mut self.slots[place as usize];
+        assert!(slot.call.is_none(), "a free slot is empty");
+        slot.call = Some(call);
+        CallId { place, generation: slot.generation }
+    }
+
+    /// Whether anyone still waits for this call.
+    pub(crate) fn waits(&self, id: CallId) -> bool {
+        let slot = &self.slots[id.place as usize];
+        slot.generation == id.generation && slot.call.is_some()
+    }
+
+    /// Answers frame `slot` of a call; the call ends with its last frame.
+    pub(crate) fn answer(
+        &mut self,
+        id: CallId,
+        slot: u32,
+        answer: Result<Decision, ProposeError>,
+        answers: &mut Vec<Answer<C>>,
+    ) {
+        if !self.waits(id) {
+            return;
+        }
+        let call = self.slots[id.place as usize].call.as_mut().expect("it waits");
+        if let Who::Many { decisions, left, error, .. } = &mut call.who {
+            match answer {
+                Ok(decision) => decisions[slot as usize] = Some(decision),
+                Err(problem) => {
+                    error.get_or_insert(problem);
+                }
+            }
+            *left -= 1;
+            if *left == 0 {
+                answers.push(self.take(id.place).finish(None));
+            }
+        } else {
+            answers.push(self.take(id.place).finish(Some(answer)));
+        }
+    }
+
+    /// Ends the calls whose deadline has come; true if there was one.
+    pub(crate) fn expire(&mut self, now: Now, answers: &mut Vec<Answer<C>>) -> usize {
+        if self.earliest.is_none_or(|earliest| earliest > now) {
+            return 0;
+        }
+        let mut earliest: Option<Now> = None;
+        let mut ended = 0;
+        for place in 0..self.slots.len() {
+            let Some(call) = &self.slots[place].call else { continue };
+            if call.deadline <= now {
+                ended += 1;
+                let place = u32::try_from(place).expect("bounded by the frames in flight");
+                answers.push(self.take(place).finish(Some(Ok(Decision::Timeout))));
+            } else {
+                earliest =
+                    Some(earliest.map_or(call.deadline, |earliest| earliest.min(call.deadline)));
+            }
+        }
+        self.earliest = earliest;
+        ended
+    }
+
+    /// When to call [`expire`](Self::expire) next.
+    pub(crate) const fn earliest(&self) -> Option<Now> {
+        if self.waiting == 0 { None } else { self.earliest }
+    }
+
+    /// Ends all calls with the same error.
+    pub(crate) fn end(&mut self, error: &ProposeError, answers: &mut Vec<Answer<C>>) {
+        for place in 0..self.slots.len() {
+            if self.slots[place].call.is_some() {
+                let place = u32::try_from(place).expect("bounded by the frames in flight");
+                answers.push(self.take(place).finish(Some(Err(error.clone()))));
+            }
+        }
+    }
+
+    fn take(&mut self, place: u32) -> Call<C> {
+        let slot = &mut self.slots[place as usize];
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(place);
+        self.waiting -= 1;
+        slot.call.take().expect("only calls that wait are taken")
+    }
+}
+
+impl<C: Callers> Call<C> {
+    /// The answer; `rest` is what those frames get that have none.
+    fn finish(self, rest: Option<Result<Decision, ProposeError>>) -> Answer<C> {
+        match self.who {
+            Who::One(who) => Answer::Propose(who, rest.expect("one frame has one answer")),
+            Who::Many { who, decisions, error, .. } => {
+                let rest = match (error, rest) {
+                    (Some(error), _) | (None, Some(Err(error))) => {
+                        return Answer::ProposeMany(who, Err(error));
+                    }
+                    (None, Some(Ok(decision))) => Some(decision),
+                    (None, None) => None,
+                };
+                let decisions = decisions.into_iter().map(|decision| {
+                    decision.or_else(|| rest.clone()).expect("every frame was answered")
+                });
+                Answer::ProposeMany(who, Ok(decisions.collect()))
+            }
+        }
+    }
+}
+
+/// The smallest of two moments that may not come.
+pub(crate) fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}

@@ -1,0 +1,299 @@
+//! Frames on their way to a decision.
+//!
+//! ```text
+//!   propose -> idle -> placed (in a batch that the engine drives) -> delivered
+//!                ^                     |
+//!                +------ released -----+   offered again; may be decided twice, applied once
+//! ```
+//!
+//! 1. A frame is idle, or in one placed batch, or delivered (R8).
+//! 2. A frame that was released may be decided through its first batch while it waits for another; it is known by its
+//!    id then, so that its caller is answered and it is not offered for nothing.
+//! 3. What nobody waits for and nobody has seen is dropped.
+
+use std::collections::{HashMap, VecDeque};
+
+use quorate_replicator::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX};
+use quorate_replicator::{Decision, Frame, FrameId, LogTime, ProposeError};
+use quorate_storage::Index;
+
+use crate::batch::FRAME_OVERHEAD_BYTES;
+use crate::callers::{Answer, CallId, Callers, Calls};
+use crate::engine::Placed;
+use crate::history::PayloadHash;
+
+/// A frame with the hash of its payload, which the proposer's own thread computes.
+#[derive(Clone, Debug)]
+pub struct HashedFrame {
+    /// The frame.
+    pub frame: Frame,
+    /// Of this frame.
+    pub hash: PayloadHash,
+}
+
+impl From<Frame> for HashedFrame {
+    fn from(frame: Frame) -> Self {
+        Self { hash: PayloadHash::of(&frame), frame }
+    }
+}
+
+/// One frame in the pool and who waits for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Pending {
+    pub(crate) hashed: HashedFrame,
+    pub(crate) waiter: Waiter,
+}
+
+/// Who waits for a frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiter {
+    call: CallId,
+    slot: u32,
+    /// The frame was in a batch that was released: it is also in `Pool::released`, under this.
+    released: Option<(FrameId, PayloadHash)>,
+}
+
+/// A batch that the engine drives.
+#[derive(Debug)]
+struct PlacedBatch {
+    placed: Placed,
+    stamped: LogTime,
+    frames: Vec<Pending>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Pool<C: Callers> {
+    pub(crate) calls: Calls<C>,
+    idle: VecDeque<Pending>,
+    placed: VecDeque<PlacedBatch>,
+    /// Released frames that are not delivered, with everyone who waits for them.
+    released: HashMap<FrameId, Vec<(PayloadHash, CallId, u32)>>,
+    frames: usize,
+    bytes: usize,
+}
+
+impl<C: Callers> Pool<C> {
+    pub(crate) fn new() -> Self {
+        Self {
+            calls: Calls::new(),
+            idle: VecDeque::new(),
+            placed: VecDeque::new(),
+            released: HashMap::new(),
+            frames: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Frames that wait for a decision.
+    pub(crate) const fn frames(&self) -> usize {
+        self.frames
+    }
+
+    /// Bytes of the frames that wait.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there is something to offer.
+    pub(crate) fn has_idle(&self) -> bool {
+        !self.idle.is_empty()
+    }
+
+    /// Adds a frame, to be answered as `slot` of `call`.
+    pub(crate) fn add(&mut self, hashed: HashedFrame, call: CallId, slot: u32) {
+        self.frames += 1;
+        self.bytes += cost(&hashed.frame);
+        self.idle.push_back(Pending { hashed, waiter: Waiter { call, slot, released: None } });
+    }
+
+    /// Takes the next batch's frames, in the order in which they were proposed; none if nothing is wanted.
+    pub(crate) fn take_batch(&mut self) -> Vec<Pending> {
+        let mut batch = Vec::with_capacity(self.idle.len().min(BATCH_FRAMES_MAX));
+        let mut bytes = 0;
+        while let Some(next) = self.idle.front() {
+            let cost = cost(&next.hashed.frame);
+            if batch.len() == BATCH_FRAMES_MAX
+                || (!batch.is_empty() && bytes + cost > BATCH_BYTES_MAX)
+            {
+                break;
+            }
+            let next = self.idle.pop_front().expect("there is a front");
+            if self.is_wanted(&next) {
+                bytes += cost;
+                batch.push(next);
+            } else {
+                self.forget(&next);
+            }
+        }
+        batch
+    }
+
+    /// Whether someone waits for it and it was not delivered in the meantime.
+    fn is_wanted(&self, pending: &Pending) -> bool {
+        let waiter = &pending.waiter;
+        waiter.released.is_none_or(|(id, _)| self.released.contains_key(&id))
+            && self.calls.waits(waiter.call)
+    }
+
+    fn forget(&mut self, pending: &Pending) {
+        self.frames -= 1;
+        self.bytes -= cost(&pending.hashed.frame);
+    }
+
+    /// The engine took the batch.
+    pub(crate) fn place(&mut self, placed: Placed, stamped: LogTime, frames: Vec<Pending>) {
+        let bytes = frames.iter().map(|pending| cost(&pending.hashed.frame)).sum();
+        self.placed.push_back(PlacedBatch { placed, stamped, frames, bytes });
+    }
+
+    /// The engine did not take the batch.
+    pub(crate) fn put_back(&mut self, frames: Vec<Pending>) {
+        for pending in frames.into_iter().rev() {
+            self.idle.push_front(pending);
+        }
+    }
+
+    /// How many batches the engine drives for this node.
+    pub(crate) fn placed(&self) -> usize {
+        self.placed.len()
+    }
+
+    /// A batch was delivered: its log time and frames, if it was placed here. What else stood at its index will not be decided
+    /// there and is offered again.
+    pub(crate) fn deliver(&mut self, delivered: Placed) -> Option<(LogTime, Vec<Pending>)> {
+        let mut found = None;
+        let mut place = 0;
+        while place < self.placed.len() {
+            let batch = &self.placed[place].placed;
+            if batch.index != delivered.index {
+                place += 1;
+                continue;
+            }
+            let batch = self.placed.remove(place).expect("the place is in range");
+            if batch.placed == delivered {
+                self.frames -= batch.frames.len();
+                self.bytes -= batch.bytes;
+                found = Some((batch.stamped, batch.frames));
+            } else {
+                self.offer_again(batch);
+            }
+        }
+        found
+    }
+
+    /// The engine drives this batch no longer; it may still be decided.
+    pub(crate) fn release(&mut self, released: Placed) {
+        if let Some(place) = self.placed.iter().position(|batch| batch.placed == released) {
+            let batch = self.placed.remove(place).expect("the place was found");
+            self.offer_again(batch);
+        }
+    }
+
+    /// A snapshot took the place of everything up to `index`.
+    pub(crate) fn skip_to(&mut self, index: Index) {
+        while let Some(place) = self.placed.iter().position(|batch| batch.placed.index <= index) {
+            let batch = self.placed.remove(place).expect("the place was found");
+            self.offer_again(batch);
+        }
+    }
+
+    fn offer_again(&mut self, batch: PlacedBatch) {
+        for mut pending in batch.frames.into_iter().rev() {
+            if !self.is_wanted(&pending) {
+                self.forget(&pending);
+                continue;
+            }
+            if pending.waiter.released.is_none() {
+                let (id, hash) = (pending.hashed.frame.id, pending.hashed.hash);
+                let Waiter { call, slot, .. } = pending.waiter;
+                pending.waiter.released = Some((id, hash));
+                self.released.entry(id).or_default().push((hash, call, slot));
+            }
+            self.idle.push_front(pending);
+        }
+    }
+
+    /// Whether the frames of a batch that was not placed here must be looked at one by one.
+    pub(crate) fn has_released(&self) -> bool {
+        !self.released.is_empty()
+    }
+
+    /// Answers a frame that was delivered in its placed batch.
+    pub(crate) fn answer(
+        &mut self,
+        waiter: Waiter,
+        answer: Result<Decision, ProposeError>,
+        answers: &mut Vec<Answer<C>>,
+    ) {
+        match waiter.released {
+            Some((id, hash)) => self.answer_released(id, hash, &answer, answers),
+            None => self.calls.answer(waiter.call, waiter.slot, answer, answers),
+        }
+    }
+
+    /// Answers those who wait for a released frame that was delivered in whatever batch.
+    pub(crate) fn answer_released(
+        &mut self,
+        id: FrameId,
+        hash: PayloadHash,
+        answer: &Result<Decision, ProposeError>,
+        answers: &mut Vec<Answer<C>>,
+    ) {
+        let Some(waiting) = self.released.get_mut(&id) else { return };
+        for (_, call, slot) in waiting.extract_if(.., |(waiting, ..)| *waiting == hash) {
+            self.calls.answer(call, slot, answer.clone(), answers);
+        }
+        if waiting.is_empty() {
+            self.released.remove(&id);
+        }
+    }
+
+    /// Ends the calls whose deadline has come, and drops what nobody waits for; how many ended.
+    pub(crate) fn expire(
+        &mut self,
+        now: crate::engine::Now,
+        answers: &mut Vec<Answer<C>>,
+    ) -> usize {
+        let ended = self.calls.expire(now, answers);
+        if ended > 0 {
+            let idle = std::mem::take(&mut self.idle);
+            for pending in idle {
+                if self.is_wanted(&pending) {
+                    self.idle.push_back(pending);
+                } else {
+                    self.forget(&pending);
+                }
+            }
+            let calls = &self.calls;
+            self.released.retain(|_, waiting| {
+                waiting.retain(|(_, call, _)| calls.waits(*call));
+                !waiting.is_empty()
+            });
+        }
+        ended
+    }
+
+    /// Ends everything; `error` is told whether the frame was ever handed to the engine.
+    pub(crate) fn end(
+        &mut self,
+        error: impl Fn(bool) -> ProposeError,
+        answers: &mut Vec<Answer<C>>,
+    ) {
+        for Pending { waiter, .. } in std::mem::take(&mut self.idle) {
+            if waiter.released.is_none() {
+                self.calls.answer(waiter.call, waiter.slot, Err(error(false)), answers);
+            }
+        }
+        self.calls.end(&error(true), answers);
+        self.placed.clear();
+        self.released.clear();
+        self.frames = 0;
+        self.bytes = 0;
+    }
+}
+
+/// What a frame counts against the limits in bytes.
+pub(crate) fn cost(frame: &Frame) -> usize {
+    frame.payload.len() + FRAME_OVERHEAD_BYTES
+}
