@@ -1,0 +1,235 @@
+//! Everything that can be configured, with its default and its trade-off.
+//!
+//! A configuration comes from a TOML file, from `QUORATE_*` environment variables and from code, in this order of
+//! growing strength; see [`ConfigBuilder`]. Each key `key` of a section `[section]` can be set by the variable
+//! `QUORATE_SECTION_KEY`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use quorate_replicator::Durability;
+use serde::{Deserialize, Serialize};
+
+use crate::load::{ConfigBuilder, ConfigError, Origin, Source};
+
+/// The whole configuration of a node. Every key has a default, and the default is a durable single node that keeps
+/// its data in `./quorate-data`.
+///
+/// ```
+/// let config = quorate::Config::from_toml("[driver]\nkind = \"local\"")?;
+/// assert_eq!(config.driver.kind, "local");
+///
+/// let error = quorate::Config::from_toml("[node]\nidd = 7").unwrap_err();
+/// assert!(error.to_string().starts_with("configuration:2:1: unknown field `idd`, expected one of `id`"));
+/// # Ok::<(), quorate::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Config {
+    /// Who the node is and where it keeps its data.
+    pub node: NodeConfig,
+    /// Which consensus decides.
+    pub driver: DriverConfig,
+    /// How nodes reach one another.
+    pub transport: TransportConfig,
+    /// The key-value state.
+    pub shard: ShardConfig,
+    /// How much may wait inside the node.
+    pub limits: LimitsConfig,
+    /// When state is written down so that the log before it can go.
+    pub checkpoint: CheckpointConfig,
+    /// The log's files.
+    pub log: LogConfig,
+    /// How much log is kept for subscribers that lag behind.
+    pub retain: RetainConfig,
+    /// The text that the configuration was read from, which also holds the tables of drivers and
+    /// transports.
+    #[serde(skip)]
+    pub(crate) source: Option<Source>,
+    /// Where the keys that are not at their defaults were set.
+    #[serde(skip)]
+    pub(crate) origins: BTreeMap<String, Origin>,
+}
+
+impl Config {
+    /// All defaults, with the data in this directory.
+    pub fn in_dir(directory: impl Into<PathBuf>) -> Self {
+        let mut config = Self::default();
+        config.node.data_dir = directory.into();
+        config.origins.insert("node.data_dir".into(), Origin::Code);
+        config
+    }
+
+    /// All defaults, except that nothing is written to disk and a restart forgets everything.
+    pub fn in_memory() -> Self {
+        let mut config = Self::default();
+        config.node.durability = Durability::Memory;
+        config.origins.insert("node.durability".into(), Origin::Code);
+        config
+    }
+
+    /// Reads a configuration from TOML text.
+    ///
+    /// # Errors
+    ///
+    /// Names line, column, and what would be right.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        Self::builder().text("configuration", text).build()
+    }
+
+    /// Puts a configuration together from a file, the environment and code.
+    pub fn builder() -> ConfigBuilder {
+        ConfigBuilder::default()
+    }
+}
+
+/// `[node]`: who the node is and where it keeps its data.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct NodeConfig {
+    /// The node's number in its cluster, from 1; never given to a second node. It is kept in the data directory,
+    /// which is refused to a node of another number.
+    pub id: u64,
+    /// Where everything is kept that must not be forgotten. Relative to the working directory.
+    pub data_dir: PathBuf,
+    /// What an accept is worth. `disk`: on stable storage before the answer. `memory`: nothing is written, a restart
+    /// forgets everything, and accepts are faster by the time of a disk's flush.
+    pub durability: Durability,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self { id: 1, data_dir: "./quorate-data".into(), durability: Durability::Disk }
+    }
+}
+
+/// `[driver]`: which consensus decides. The driver's own keys are in `[driver.NAME]`; tables of several drivers may
+/// be present at once, so that switching is one word.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct DriverConfig {
+    /// The driver's name. `local`: one node, no peers.
+    pub kind: String,
+}
+
+impl Default for DriverConfig {
+    fn default() -> Self {
+        Self { kind: "local".into() }
+    }
+}
+
+/// `[transport]`: how nodes reach one another.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TransportConfig {
+    /// The transport's name. `none`: this node has no peers.
+    pub kind: String,
+}
+
+impl Default for TransportConfig {
+    fn default() -> Self {
+        Self { kind: "none".into() }
+    }
+}
+
+/// `[shard]`: the key-value state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ShardConfig {
+    /// Consensus groups that share the namespaces out among them. Chosen at the first start and kept; this version
+    /// runs one.
+    pub groups: u32,
+    /// Most bytes of keys and values that a group keeps in memory. Operations that would grow the state beyond it
+    /// are refused, deletions pass. Every node of a cluster must have the same value.
+    pub state_bytes_max: u64,
+}
+
+impl Default for ShardConfig {
+    fn default() -> Self {
+        Self { groups: 1, state_bytes_max: 2 << 30 }
+    }
+}
+
+/// `[limits]`: how much may wait inside the node. What does not fit is answered with `Overloaded`, at once.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct LimitsConfig {
+    /// Most frames that wait for their decision. More allow larger batches under load, and cost about 200 bytes each.
+    pub frames_in_flight_max: u64,
+    /// Most bytes of frames that wait for their decision.
+    pub bytes_in_flight_max: u64,
+    /// Most reads that wait for a barrier.
+    pub reads_in_flight_max: u64,
+    /// Most subscriptions.
+    pub subscriptions_max: u64,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            frames_in_flight_max: 64 << 10,
+            bytes_in_flight_max: 64 << 20,
+            reads_in_flight_max: 64 << 10,
+            subscriptions_max: 1024,
+        }
+    }
+}
+
+/// `[checkpoint]`: when state is written down so that the log before it can go. Frequent checkpoints make a restart
+/// faster and write more.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct CheckpointConfig {
+    /// After this many bytes of log since the last one.
+    pub log_bytes: u64,
+    /// After this time, if anything was applied since the last one.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { log_bytes: 64 << 20, interval: Duration::from_secs(30) }
+    }
+}
+
+/// `[log]`: the log's files.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct LogConfig {
+    /// Size of one file of the log. Larger files are renewed less often; space is given back a file at a time.
+    pub segment_bytes: u64,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20 }
+    }
+}
+
+/// `[retain]`: how much log is kept, beyond what a restart needs, for subscribers that lag behind.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RetainConfig {
+    /// At least this many bytes.
+    pub bytes: u64,
+    /// At least what was applied no longer ago than this.
+    #[serde(with = "humantime_serde")]
+    pub age: Duration,
+}
+
+impl Default for RetainConfig {
+    fn default() -> Self {
+        Self { bytes: 64 << 20, age: Duration::ZERO }
+    }
+}

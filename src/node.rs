@@ -1,0 +1,256 @@
+//! A node inside the program.
+
+use std::fmt;
+use std::sync::Arc;
+
+use quorate_replicator::{
+    CloseError, Env, EventStream, MonotonicClock, NodeId, OpenError, Registry, RegistryError,
+    Replicator, Session, SessionId, StateMachine, Status, Transport,
+};
+
+use crate::builtin;
+use crate::transports::Transports;
+use crate::{Config, ConfigError};
+
+/// One node, embedded in this program: it decides, keeps and applies frames, and serves its state.
+///
+/// Dropping it without [`close`](Self::close) loses nothing that was accepted; the data directory is then released
+/// some time later.
+pub struct Node<K> {
+    replicator: Arc<dyn Replicator>,
+    kv: K,
+}
+
+impl Node<()> {
+    /// Opens a node around a state machine of one's own, with the drivers of [`builtin`].
+    ///
+    /// # Errors
+    ///
+    /// Nothing runs; the error says what to do.
+    ///
+    /// # Cancel safety
+    ///
+    /// Not cancel safe: a dropped future may leave the data directory locked until the process ends.
+    pub async fn open_with(config: Config, machine: impl StateMachine) -> Result<Self, NodeError> {
+        NodeBuilder::new(config).open_with(machine).await
+    }
+}
+
+impl<K> Node<K> {
+    /// Frames in, decisions out: the contract that every driver keeps.
+    pub fn replicator(&self) -> &Arc<dyn Replicator> {
+        &self.replicator
+    }
+
+    /// A new session, through which each proposed payload is applied at most once.
+    ///
+    /// # Errors
+    ///
+    /// The system has no random source.
+    pub fn session(&self) -> std::io::Result<Session> {
+        Session::new(Arc::clone(&self.replicator))
+    }
+
+    /// What the node knows of itself now.
+    pub fn status(&self) -> Status {
+        self.replicator.status()
+    }
+
+    /// What happens to the node from now on.
+    pub fn events(&self) -> EventStream {
+        self.replicator.events()
+    }
+
+    /// Ends the node in order and releases its data directory; may be called again.
+    ///
+    /// # Errors
+    ///
+    /// The node had stopped before; it is closed all the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// Closing goes on when the future is dropped; call again to await the end.
+    pub async fn close(&self) -> Result<(), CloseError> {
+        self.replicator.close().await
+    }
+}
+
+impl<K> fmt::Debug for Node<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("replicator", &self.replicator).finish_non_exhaustive()
+    }
+}
+
+/// Opens a node with parts that a configuration cannot name: own drivers, own transports.
+#[derive(Debug)]
+pub struct NodeBuilder {
+    config: Config,
+    registry: Registry,
+    transports: Transports,
+    transport: Option<Arc<dyn Transport>>,
+}
+
+impl NodeBuilder {
+    /// With the drivers and transports of [`builtin`].
+    pub fn new(config: Config) -> Self {
+        Self {
+            registry: builtin::registry(),
+            transports: builtin::transports(),
+            transport: None,
+            config,
+        }
+    }
+
+    /// Takes these drivers in place of those of [`builtin`].
+    #[must_use]
+    pub fn registry(mut self, registry: Registry) -> Self {
+        self.registry = registry;
+        self
+    }
+
+    /// Takes these transports in place of those of [`builtin`].
+    #[must_use]
+    pub fn transports(mut self, transports: Transports) -> Self {
+        self.transports = transports;
+        self
+    }
+
+    /// Takes this transport in place of the one that the configuration names.
+    #[must_use]
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = Some(transport);
+        self
+    }
+
+    /// Opens the node around a state machine of one's own.
+    ///
+    /// # Errors
+    ///
+    /// Nothing runs; the error says what to do.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Node::open_with`].
+    pub async fn open_with(self, machine: impl StateMachine) -> Result<Node<()>, NodeError> {
+        let replicator = self.open_replicator(Box::new(machine)).await?;
+        Ok(Node { replicator, kv: () })
+    }
+
+    async fn open_replicator(
+        self,
+        machine: Box<dyn StateMachine>,
+    ) -> Result<Arc<dyn Replicator>, NodeError> {
+        let Self { config, registry, transports, transport } = self;
+        config.check()?;
+        check_names(&config, &registry, &transports)?;
+
+        let node = NodeId::new(config.node.id);
+        let seed = SessionId::random().map_err(NodeError::Random)?.bytes();
+        let seed = u64::from_le_bytes(seed[..8].try_into().expect("eight of sixteen bytes"));
+        let mut env = Env::new(node, &config.node.data_dir, Arc::new(MonotonicClock::new()), seed);
+        env.durability = config.node.durability;
+        env.transport = match transport {
+            Some(transport) => Some(transport),
+            None => open_transport(&config, &transports, node, env.members.clone()).await?,
+        };
+        let transport = env.transport.clone();
+
+        let kind = &config.driver.kind;
+        let (table, place) = config.plugged_table("driver", kind).map_or((None, None), |table| {
+            let place = table.place();
+            (Some(<dyn erased_serde::Deserializer<'_>>::erase(table)), Some(place))
+        });
+        let table = table.map(|table| Box::new(table) as Box<_>);
+        let opened = registry.open(kind, table, env, machine).await;
+        if opened.is_err()
+            && let Some(transport) = transport
+        {
+            transport.close().await;
+        }
+        opened.map_err(|error| match (error, place) {
+            (RegistryError::Open(error), _) => NodeError::Open(error),
+            (RegistryError::Config { problem, .. }, Some(place)) => {
+                config.problem_at(place.span(), problem.trim()).into()
+            }
+            (error, _) => config.problem_with("driver.kind", error.to_string()).into(),
+        })
+    }
+}
+
+async fn open_transport(
+    config: &Config,
+    transports: &Transports,
+    node: NodeId,
+    members: Vec<NodeId>,
+) -> Result<Option<Arc<dyn Transport>>, NodeError> {
+    let kind = &config.transport.kind;
+    let opening = {
+        let (table, place) =
+            config.plugged_table("transport", kind).map_or((None, None), |table| {
+                let place = table.place();
+                (Some(<dyn erased_serde::Deserializer<'_>>::erase(table)), Some(place))
+            });
+        let table = table.map(|table| Box::new(table) as Box<_>);
+        transports.prepare(kind, table, node, members).map_err(|problem| match place {
+            Some(place) => config.problem_at(place.span(), problem.trim()),
+            None => config.problem_with("transport.kind", problem),
+        })?
+    };
+    let Some(opening) = opening else { return Ok(None) };
+    let transport =
+        opening.await.map_err(|problem| NodeError::Transport { kind: kind.clone(), problem })?;
+    Ok(Some(transport))
+}
+
+/// Whether every driver and transport that the configuration names is known.
+pub(crate) fn check_names(
+    config: &Config,
+    registry: &Registry,
+    transports: &Transports,
+) -> Result<(), ConfigError> {
+    if let Err(unregistered) = registry.check(&config.driver.kind) {
+        return Err(config.problem_with("driver.kind", format!("names an {unregistered}")));
+    }
+    for (name, place) in config.plugged_names("driver") {
+        // The table of a driver that was left out of this build may stay in the file.
+        if let Err(unregistered) = registry.check(&name)
+            && unregistered.way_out.is_none()
+        {
+            return Err(config.problem_at(place, unregistered.to_string()));
+        }
+    }
+    if let Err(problem) = transports.check(&config.transport.kind) {
+        return Err(config.problem_with("transport.kind", format!("names an {problem}")));
+    }
+    for (name, place) in config.plugged_names("transport") {
+        if !transports.knows(&name)
+            && let Err(problem) = transports.check(&name)
+        {
+            return Err(config.problem_at(place, problem));
+        }
+    }
+    Ok(())
+}
+
+/// Why a node did not open.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The driver could not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The transport could not open.
+    #[error("transport {kind}: {problem}")]
+    Transport {
+        /// Which.
+        kind: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// The system has no random source.
+    #[error("no random source: {0}")]
+    Random(std::io::Error),
+}
