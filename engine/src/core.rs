@@ -204,12 +204,11 @@ impl<C: Callers> HostCore<C> {
 
     // ----- requests
 
-    /// Proposes one frame.
+    /// Proposes one frame, to be answered by `deadline`.
     pub fn propose(
         &mut self,
-        now: Now,
         frame: HashedFrame,
-        within: Duration,
+        deadline: Now,
         who: C::Propose,
         effects: &mut Effects<C>,
     ) {
@@ -217,16 +216,15 @@ impl<C: Callers> HostCore<C> {
             effects.answers.push(Answer::Propose(who, Err(error)));
             return;
         }
-        let call = self.pool.calls.one(who, now + within);
+        let call = self.pool.calls.one(who, deadline);
         self.pool.add(frame, call, 0);
     }
 
-    /// Proposes several frames in their order; admits all or none.
+    /// Proposes several frames in their order; admits all or none, and answers by `deadline`.
     pub fn propose_many(
         &mut self,
-        now: Now,
         frames: Vec<HashedFrame>,
-        within: Duration,
+        deadline: Now,
         who: C::ProposeMany,
         effects: &mut Effects<C>,
     ) {
@@ -238,7 +236,7 @@ impl<C: Callers> HostCore<C> {
             effects.answers.push(Answer::ProposeMany(who, Ok(Vec::new())));
             return;
         }
-        let call = self.pool.calls.many(who, frames.len(), now + within);
+        let call = self.pool.calls.many(who, frames.len(), deadline);
         for (slot, frame) in (0..).zip(frames) {
             self.pool.add(frame, call, slot);
         }
@@ -295,7 +293,7 @@ impl<C: Callers> HostCore<C> {
         &mut self,
         now: Now,
         level: Consistency,
-        within: Duration,
+        deadline: Now,
         who: C::Read,
         effects: &mut Effects<C>,
     ) {
@@ -315,15 +313,14 @@ impl<C: Callers> HostCore<C> {
                 return;
             }
         };
-        self.reads.add(Waiting { deadline: now + within, what: Wants::Barrier(who), bound });
+        self.reads.add(Waiting { deadline: deadline, what: Wants::Barrier(who), bound });
     }
 
     /// Asks what became of a frame.
     pub fn decision(
         &mut self,
-        now: Now,
         id: FrameId,
-        within: Duration,
+        deadline: Now,
         who: C::Decision,
         effects: &mut Effects<C>,
     ) {
@@ -331,11 +328,7 @@ impl<C: Callers> HostCore<C> {
             effects.answers.push(Answer::Decision(who, Err(error)));
             return;
         }
-        self.reads.add(Waiting {
-            deadline: now + within,
-            what: Wants::Decision(id, who),
-            bound: None,
-        });
+        self.reads.add(Waiting { deadline: deadline, what: Wants::Decision(id, who), bound: None });
     }
 
     fn admit_read(&self) -> Result<(), ReadError> {

@@ -1,0 +1,186 @@
+//! Sessions: what makes each frame happen once.
+use crate::desk::*;
+use quorate_engine::CheckpointPolicy;
+use quorate_replicator::*;
+
+fn accepted(decision: Result<Decision, ProposeError>) -> (Position, String) {
+    let commit = decision.unwrap().accepted().expect("accepted");
+    let reply = commit.reply.bytes().expect("known").to_vec();
+    (commit.position, String::from_utf8(reply).unwrap())
+}
+
+#[test]
+fn a_repeated_frame_is_answered_as_before_and_applied_once() {
+    let mut desk = Desk::open(config());
+    desk.open_session(1);
+    let first = accepted(desk.decide(frame(1, 1, "a")));
+    let other = accepted(desk.decide(frame(1, 2, "b")));
+    assert_eq!(accepted(desk.decide(frame(1, 1, "a"))), first);
+    assert_eq!(accepted(desk.decide(frame(1, 3, "c"))).1, "3");
+    assert!(first.0 < other.0);
+}
+
+#[test]
+fn both_copies_of_a_frame_in_one_batch_get_the_same_answer() {
+    let mut desk = Desk::open(config());
+    desk.open_session(1);
+    let within = std::time::Duration::from_secs(1);
+    let one = desk.propose(frame(1, 1, "a"), within);
+    let two = desk.propose(frame(1, 1, "a"), within);
+    desk.run();
+    let answers: Vec<_> = desk.proposed.drain(..).collect();
+    assert_eq!(answers[0], (one, answers[1].1.clone()));
+    assert_eq!(answers[1].0, two);
+    assert_eq!(accepted(answers[0].1.clone()).1, "1");
+}
+
+#[test]
+fn an_id_with_another_payload_is_rejected_and_the_first_decision_stays() {
+    let mut desk = Desk::open(config());
+    desk.open_session(1);
+    let first = accepted(desk.decide(frame(1, 1, "a")));
+    for other in [
+        frame(1, 1, "b"),
+        Frame { shard: ShardKey::new("org", "other").unwrap(), ..frame(1, 1, "a") },
+        Frame { valid_until: Some(LogTime::from_ms(1 << 40)), ..frame(1, 1, "a") },
+    ] {
+        assert_eq!(desk.decide(other), Ok(Decision::Reject(Rejection::IdReused)));
+    }
+    assert_eq!(accepted(desk.decide(frame(1, 1, "a"))), first);
+}
+
+#[test]
+fn a_frame_without_an_open_session_does_nothing() {
+    let mut desk = Desk::open(config());
+    assert_eq!(desk.decide(frame(1, 1, "a")), Err(ProposeError::SessionEnded));
+    desk.open_session(1);
+    assert_eq!(accepted(desk.decide(frame(1, 1, "a"))).1, "1");
+    let close = Frame::close_session(session(1), shard());
+    assert!(matches!(desk.decide(close.clone()), Ok(Decision::Accept(_))));
+    assert_eq!(desk.decide(frame(1, 2, "b")), Err(ProposeError::SessionEnded));
+    assert_eq!(desk.decide(close), Err(ProposeError::SessionEnded));
+}
+
+#[test]
+fn settled_serials_are_forgotten_and_never_applied_again() {
+    let mut desk = Desk::open(config());
+    desk.open_session(1);
+    accepted(desk.decide(frame(1, 1, "a")));
+    accepted(desk.decide(Frame { settled: 2, ..frame(1, 2, "b") }));
+    assert_eq!(desk.decide(frame(1, 1, "a")), Err(ProposeError::SessionEnded));
+    assert_eq!(accepted(desk.decide(frame(1, 3, "c"))).1, "3");
+    let settles_itself = Frame { settled: 5, ..frame(1, 4, "d") };
+    assert!(matches!(desk.decide(settles_itself), Err(ProposeError::Invalid { .. })));
+}
+
+#[test]
+fn a_session_has_room_for_so_many_unsettled_serials() {
+    let mut config = config();
+    config.sessions.unsettled_max = 3;
+    let mut desk = Desk::open(config);
+    desk.open_session(1);
+    for serial in 1..=3 {
+        accepted(desk.decide(frame(1, serial, "x")));
+    }
+    let full = ProposeError::Overloaded { resource: Resource::Unsettled, limit: 3 };
+    assert_eq!(desk.decide(frame(1, 4, "x")), Err(full));
+    // Refusing it decided nothing: with room it is accepted.
+    assert_eq!(accepted(desk.decide(Frame { settled: 3, ..frame(1, 4, "x") })).1, "4");
+}
+
+#[test]
+fn a_live_session_is_never_evicted_to_make_room() {
+    let mut config = config();
+    config.sessions.sessions_max = 2;
+    let mut desk = Desk::open(config);
+    desk.open_session(1);
+    desk.open_session(2);
+    let third = Frame::open_session(session(3), shard());
+    let full = ProposeError::Overloaded { resource: Resource::Sessions, limit: 2 };
+    assert_eq!(desk.decide(third.clone()), Err(full));
+    desk.decide(Frame::close_session(session(1), shard())).unwrap();
+    assert!(matches!(desk.decide(third), Ok(Decision::Accept(_))));
+    accepted(desk.decide(frame(2, 1, "still here")));
+}
+
+#[test]
+fn a_session_ends_after_log_time_without_use() {
+    let mut config = config();
+    config.sessions.idle_ms = 1000;
+    let mut desk = Desk::open(config);
+    desk.open_session(1);
+    desk.open_session(2);
+    desk.pass(700);
+    accepted(desk.decide(frame(1, 1, "a")));
+    desk.pass(700);
+    // Session 2 was idle for 1,400 ms, session 1 for 700.
+    accepted(desk.decide(frame(1, 2, "b")));
+    assert_eq!(desk.decide(frame(2, 1, "c")), Err(ProposeError::SessionEnded));
+    // Opening again renews a session that lives.
+    desk.pass(700);
+    desk.open_session(1);
+    desk.pass(700);
+    accepted(desk.decide(frame(1, 3, "d")));
+}
+
+#[test]
+fn a_frame_that_came_too_late_is_rejected_for_ever() {
+    let mut desk = Desk::open(config());
+    desk.open_session(1);
+    desk.pass(100);
+    let late = Frame { valid_until: Some(LogTime::from_ms(50)), ..frame(1, 1, "a") };
+    assert_eq!(desk.decide(late.clone()), Ok(Decision::Reject(Rejection::Expired)));
+    assert_eq!(desk.decide(late), Ok(Decision::Reject(Rejection::Expired)));
+    let in_time = Frame { valid_until: Some(LogTime::from_ms(1000)), ..frame(1, 2, "b") };
+    assert_eq!(accepted(desk.decide(in_time)).1, "1");
+}
+
+#[test]
+fn long_replies_are_given_once_and_old_ones_make_room() {
+    let mut config = config();
+    config.sessions.reply_bytes_max = 2;
+    let mut desk = Desk::open(config);
+    desk.open_session(1);
+    let commit = desk.decide(frame(1, 1, "long")).unwrap().accepted().unwrap();
+    assert_eq!(commit.reply.bytes().unwrap().len(), limits::REPLY_KEPT_BYTES_MAX + 1);
+    let again = desk.decide(frame(1, 1, "long")).unwrap().accepted().unwrap();
+    assert_eq!(again, Commit { position: commit.position, reply: Reply::Forgotten });
+    for serial in 2..=4 {
+        accepted(desk.decide(frame(1, serial, "x")));
+    }
+    // Replies "2", "3", "4" are one byte each, and two are kept.
+    let again = desk.decide(frame(1, 2, "x")).unwrap().accepted().unwrap();
+    assert_eq!(again.reply, Reply::Forgotten);
+    assert_eq!(accepted(desk.decide(frame(1, 3, "x"))).1, "3");
+}
+
+#[test]
+fn sessions_survive_restart_from_log_and_from_checkpoint() {
+    for store in [false, true] {
+        let mut config = config();
+        config.checkpoint =
+            CheckpointPolicy { log_bytes: if store { 1 } else { 1 << 40 }, ..config.checkpoint };
+        let mut desk = Desk::open(config.clone());
+        desk.open_session(1);
+        desk.open_session(2);
+        let first = accepted(desk.decide(frame(1, 1, "a")));
+        desk.decide(frame(1, 2, "long")).unwrap();
+        let late = Frame { valid_until: Some(LogTime::ZERO), ..frame(1, 3, "late") };
+        desk.pass(5);
+        desk.decide(late.clone()).unwrap();
+        desk.decide(Frame::close_session(session(2), shard())).unwrap();
+        while !desk.jobs.is_empty() {
+            desk.store();
+        }
+        assert_eq!(desk.stored.is_some(), store);
+        let history = desk.core.status().history;
+        let mut desk = desk.restart(config);
+        assert_eq!(desk.core.status().history, history);
+        assert_eq!(desk.core.status().sessions, 1);
+        assert_eq!(accepted(desk.decide(frame(1, 1, "a"))), first);
+        assert_eq!(desk.decide(frame(1, 1, "other")), Ok(Decision::Reject(Rejection::IdReused)));
+        assert_eq!(desk.decide(late), Ok(Decision::Reject(Rejection::Expired)));
+        assert_eq!(desk.decide(frame(2, 1, "x")), Err(ProposeError::SessionEnded));
+        assert_eq!(accepted(desk.decide(frame(1, 4, "b"))).1, "3");
+    }
+}
