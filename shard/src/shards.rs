@@ -1,0 +1,226 @@
+//! All shards of a machine: how they are found, listed and read.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use dashmap::DashMap;
+use quorate_replicator::{ReadError, ShardKey};
+
+use crate::context::Core;
+use crate::layout::TABLE_MAX;
+use crate::shard::{Shard, ShardView};
+use crate::{Extension, Limits, ShardMachine, kv};
+
+/// The shards of one machine, to be read. A clone is another handle to the same shards.
+///
+/// Reads here see what this node has applied, however old: [`Kv`](crate::Kv) waits for a barrier first.
+#[derive(Clone)]
+pub struct Shards {
+    /// Replaced as a whole when a checkpoint is restored, so that no reader sees half of one.
+    world: Arc<RwLock<Arc<World>>>,
+}
+
+impl Shards {
+    /// Begins a machine with the [KV](crate::kv) in it.
+    pub fn builder() -> ShardsBuilder {
+        ShardsBuilder { extensions: vec![Arc::new(kv::KvExtension)], limits: Limits::default() }
+    }
+
+    /// Reads one shard at one moment between two operations; none if nothing ever changed it. Frames of the shard
+    /// wait until `read` returns.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Faulted`] if the machine stopped in the middle of an operation.
+    pub fn read<T>(
+        &self,
+        shard: &ShardKey,
+        read: impl FnOnce(ShardView<'_>) -> T,
+    ) -> Result<Option<T>, ReadError> {
+        // The handle is cloned out of the map, so no lock of the map is held while the shard is read.
+        let Some(shard) = self.world().shard(shard) else {
+            return Ok(None);
+        };
+        let state = shard.state.read().map_err(|_| ReadError::Faulted {
+            cause: format!(
+                "applying a frame of shard {} panicked; restart the node, and report this",
+                shard.key()
+            ),
+        })?;
+        Ok(Some(read(ShardView { state: &state })))
+    }
+
+    /// Namespaces of an organisation after `after` in byte order, at most `max`. A namespace is there once something
+    /// has changed it, and stays when its last key is gone, since its revision must never begin anew.
+    pub fn namespaces(&self, org: &str, after: Option<&str>, max: usize) -> Vec<ShardKey> {
+        self.world().namespaces(org, after, max)
+    }
+
+    /// How many namespaces there are.
+    pub fn count(&self) -> usize {
+        self.world().len()
+    }
+
+    /// What all shards together are charged, in bytes, after the last batch.
+    pub fn state_bytes(&self) -> u64 {
+        self.world().bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn world(&self) -> Arc<World> {
+        Arc::clone(&self.world.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn replace(&self, world: Arc<World>) {
+        *self.world.write().unwrap_or_else(PoisonError::into_inner) = world;
+    }
+}
+
+impl fmt::Debug for Shards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shards").field("namespaces", &self.count()).finish_non_exhaustive()
+    }
+}
+
+/// Puts a machine together.
+#[derive(Debug)]
+pub struct ShardsBuilder {
+    extensions: Vec<Arc<dyn Extension>>,
+    limits: Limits,
+}
+
+impl ShardsBuilder {
+    /// Plugs in a service.
+    #[must_use]
+    pub fn extension(mut self, extension: impl Extension) -> Self {
+        self.extensions.push(Arc::new(extension));
+        self
+    }
+
+    /// Sets the limits; every node of the group must have the same.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Changes one of the limits: `.limit(|limits| limits.changes_max = 64)`.
+    #[must_use]
+    pub fn limit(mut self, change: impl FnOnce(&mut Limits)) -> Self {
+        change(&mut self.limits);
+        self
+    }
+
+    /// The machine, to be given to a driver, and the handle that reads it.
+    ///
+    /// # Panics
+    ///
+    /// If two extensions share a kind or a table, or have a table that is not theirs to take: a mistake in the
+    /// program.
+    pub fn build(self) -> (ShardMachine, Shards) {
+        let extensions = Extensions::new(self.extensions);
+        let shards = Shards { world: Arc::new(RwLock::new(Arc::new(World::new()))) };
+        (ShardMachine::new(shards.clone(), Core::new(self.limits), extensions), shards)
+    }
+}
+
+/// Extensions by their kinds and tables.
+#[derive(Debug)]
+pub(crate) struct Extensions {
+    list: Vec<Arc<dyn Extension>>,
+}
+
+impl Extensions {
+    fn new(list: Vec<Arc<dyn Extension>>) -> Self {
+        for (place, one) in list.iter().enumerate() {
+            assert!(!one.kinds().is_empty(), "{} has no kind of operation", one.name());
+            for table in one.tables() {
+                assert!(
+                    (1..=TABLE_MAX).contains(&table.number),
+                    "{} has table {}; tables are 1 to {TABLE_MAX}",
+                    one.name(),
+                    table.number
+                );
+            }
+            for other in &list[place + 1..] {
+                let apart = one.kinds().end() < other.kinds().start()
+                    || other.kinds().end() < one.kinds().start();
+                assert!(apart, "{} and {} share a kind of operation", one.name(), other.name());
+                let shared = one
+                    .tables()
+                    .iter()
+                    .find(|table| other.tables().iter().any(|other| other.number == table.number));
+                assert!(shared.is_none(), "{} and {} share a table", one.name(), other.name());
+            }
+        }
+        Self { list }
+    }
+
+    pub(crate) fn of_kind(&self, kind: u16) -> Option<&dyn Extension> {
+        self.list.iter().map(AsRef::as_ref).find(|extension| extension.kinds().contains(&kind))
+    }
+
+    pub(crate) fn of_table(&self, table: u8) -> Option<&dyn Extension> {
+        let list = self.list.iter().map(AsRef::as_ref);
+        list.into_iter().find(|own| own.tables().iter().any(|own| own.number == table))
+    }
+}
+
+/// The shards that a machine has, between two restores.
+pub(crate) struct World {
+    /// Finds a shard. Never iterated: that would hold its locks while frames are applied.
+    shards: DashMap<ShardKey, Arc<Shard>>,
+    /// The same names in order.
+    names: RwLock<BTreeSet<ShardKey>>,
+    bytes: AtomicU64,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self {
+            shards: DashMap::new(),
+            names: RwLock::new(BTreeSet::new()),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn shard(&self, key: &ShardKey) -> Option<Arc<Shard>> {
+        self.shards.get(key).map(|shard| Arc::clone(&shard))
+    }
+
+    pub(crate) fn insert(&self, shard: Arc<Shard>) {
+        let key = shard.key().clone();
+        let before = self.shards.insert(key.clone(), shard);
+        assert!(before.is_none(), "shard {key} is made once");
+        self.names.write().unwrap_or_else(PoisonError::into_inner).insert(key);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.names.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    pub(crate) fn set_bytes(&self, bytes: u64) {
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    fn namespaces(&self, org: &str, after: Option<&str>, max: usize) -> Vec<ShardKey> {
+        // "!" is the least byte that a name can hold and a name cannot begin with a space, so this is before all.
+        let from = match after {
+            None => ShardKey::new(org, "!").map(Bound::Included),
+            Some(after) => ShardKey::new(org, after).map(Bound::Excluded),
+        };
+        // What cannot be a name has no namespaces.
+        let Ok(from) = from else {
+            return Vec::new();
+        };
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        names
+            .range((from, Bound::Unbounded))
+            .take_while(|key| key.org() == org)
+            .take(max)
+            .cloned()
+            .collect()
+    }
+}
