@@ -313,7 +313,7 @@ impl<C: Callers> HostCore<C> {
                 return;
             }
         };
-        self.reads.add(Waiting { deadline: deadline, what: Wants::Barrier(who), bound });
+        self.reads.add(Waiting { deadline, what: Wants::Barrier(who), bound });
     }
 
     /// Asks what became of a frame.
@@ -328,7 +328,7 @@ impl<C: Callers> HostCore<C> {
             effects.answers.push(Answer::Decision(who, Err(error)));
             return;
         }
-        self.reads.add(Waiting { deadline: deadline, what: Wants::Decision(id, who), bound: None });
+        self.reads.add(Waiting { deadline, what: Wants::Decision(id, who), bound: None });
     }
 
     fn admit_read(&self) -> Result<(), ReadError> {
@@ -817,16 +817,20 @@ impl<C: Callers> HostCore<C> {
             }
         };
         let frames = applied.decisions.len();
+        let had_released = self.pool.has_released();
         self.counters.accepted += applied.accepted.len() as u64;
         self.counters.rejected += applied.rejected;
         if !waiters.is_empty() {
             for (waiter, decision) in waiters.into_iter().zip(applied.decisions) {
                 self.pool.answer(waiter, decision, &mut effects.answers);
             }
-        } else if self.pool.has_released() {
+        } else if had_released {
             for ((id, hash), decision) in self.state.judged().zip(&applied.decisions) {
                 self.pool.answer_released(id, hash, decision, &mut effects.answers);
             }
+        }
+        if had_released {
+            self.pool.drop_unwanted();
         }
         if !self.subscriptions.is_empty() {
             let accepted = applied.accepted.into_iter().map(|frame| Accepted {

@@ -31,4 +31,5 @@ pub use effects::{CheckpointJob, Effects, Fetch, FetchFor, Fetched};
 pub use history::PayloadHash;
 pub use pool::HashedFrame;
 pub use sessions::SessionLimits;
+pub use state::checkpoint_position;
 pub use subscriptions::{Chunk, SubscriptionId, SubscriptionOver};

@@ -257,21 +257,25 @@ impl<C: Callers> Pool<C> {
     ) -> usize {
         let ended = self.calls.expire(now, answers);
         if ended > 0 {
-            let idle = std::mem::take(&mut self.idle);
-            for pending in idle {
-                if self.is_wanted(&pending) {
-                    self.idle.push_back(pending);
-                } else {
-                    self.forget(&pending);
-                }
-            }
             let calls = &self.calls;
             self.released.retain(|_, waiting| {
                 waiting.retain(|(_, call, _)| calls.waits(*call));
                 !waiting.is_empty()
             });
+            self.drop_unwanted();
         }
         ended
+    }
+
+    /// Drops idle frames that nobody waits for or that were decided through another batch.
+    pub(crate) fn drop_unwanted(&mut self) {
+        for pending in std::mem::take(&mut self.idle) {
+            if self.is_wanted(&pending) {
+                self.idle.push_back(pending);
+            } else {
+                self.forget(&pending);
+            }
+        }
     }
 
     /// Ends everything; `error` is told whether the frame was ever handed to the engine.

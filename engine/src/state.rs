@@ -63,6 +63,20 @@ pub(crate) struct StateWords {
     log_time: u64,
 }
 
+/// Where a stored checkpoint stands: after every frame of its last batch.
+///
+/// # Errors
+///
+/// `words` are not the host's words of a checkpoint.
+pub fn checkpoint_position(
+    group: GroupId,
+    index: Index,
+    words: &[u8],
+) -> Result<Position, RestoreError> {
+    let words: StateWords = codec::decode_all(words).map_err(RestoreError::new)?;
+    Ok(Position { group, epoch: words.epoch, index, slot: u32::MAX })
+}
+
 /// Everything of a checkpoint that is read on another thread.
 pub(crate) struct StatePairs {
     /// The state machine's.

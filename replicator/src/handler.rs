@@ -53,7 +53,7 @@ pub struct Subscription {
 pub trait SubscriptionControl: fmt::Debug + Send + Sync + 'static {
     /// Everything handled so far.
     fn cursor(&self) -> Cursor;
-    /// Ends the subscription after the running call; may be called twice.
+    /// Ends the subscription: no further call begins, and the future of a running one is dropped. May be called twice.
     fn cancel(&self);
     /// Waits for the end; may be called again and then answers the same.
     async fn ended(&self) -> SubscriptionEnd;
@@ -70,7 +70,8 @@ impl Subscription {
         self.control.cursor()
     }
 
-    /// Asks for the end: no further call begins. Await [`ended`](Self::ended) to know that none runs.
+    /// Asks for the end: no further call begins, and the future of a running one is dropped. Await
+    /// [`ended`](Self::ended) to know that none runs.
     pub fn cancel(&self) {
         self.control.cancel();
     }

@@ -1,4 +1,9 @@
 //! The host core under the local engine and under scripted ones, without threads.
 
 mod desk;
+mod ends;
 mod exactly_once;
+mod order;
+mod reads;
+mod scripted;
+mod subscriptions;
