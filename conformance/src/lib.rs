@@ -7,11 +7,14 @@
 //! | suite | judges | factory |
 //! | --- | --- | --- |
 //! | [`transport()`](transport::transport) | [`Transport`](quorate_replicator::Transport) | [`TransportFactory`] |
+//! | [`replicator()`](replicator::replicator) | [`Replicator`](quorate_replicator::Replicator) | [`ReplicatorFactory`] |
 //!
 //! The suites run on a tokio runtime with time enabled, of either flavour.
 
+pub mod replicator;
 pub mod transport;
 
 mod eventually;
 
+pub use replicator::{Cluster, MachineMaker, ReplicatorFactory};
 pub use transport::{Network, TransportFactory};

@@ -1,0 +1,126 @@
+//! What [`Session`] makes of a driver.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_replicator::limits::SESSION_UNSETTLED_MAX;
+use quorate_replicator::{Frame, ProposeError, Session, SessionError};
+
+use super::journal::count;
+use super::{Fixture, ReplicatorFactory, WAIT};
+use crate::eventually::within;
+
+/// A session numbers its frames, each happens once, and it settles what was answered, so that it never fills up.
+pub async fn a_session_numbers_and_settles<F: ReplicatorFactory>(factory: &F) {
+    const TASKS: u64 = 8;
+    let fixture = Fixture::open("a_session_numbers_and_settles", factory).await;
+    let session = Arc::new(session(&fixture));
+    let each = SESSION_UNSETTLED_MAX as u64 / TASKS + 20;
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..TASKS {
+        let (session, shard) = (Arc::clone(&session), fixture.shard.clone());
+        tasks.spawn(async move {
+            let mut counts = Vec::new();
+            for i in 0..each {
+                let payload = format!("{task} {i}");
+                match session.propose(&shard, payload, WAIT).await {
+                    Ok(commit) => counts.push(count(&commit)),
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+            Ok(counts)
+        });
+    }
+    let mut counts = Vec::new();
+    let clause = fixture.clause("a session settles what was answered, and so never fills up");
+    while let Some(ended) = within(&clause, tasks.join_next()).await {
+        match ended.expect("a proposer does not panic") {
+            Ok(some) => counts.extend(some),
+            Err(error) => panic!("{clause}: {error}"),
+        }
+    }
+    counts.sort_unstable();
+    assert!(
+        counts == (1..=TASKS * each).map(Some).collect::<Vec<_>>(),
+        "{}: each payload of a session is applied once",
+        fixture.case
+    );
+    within(&clause, session.close(&fixture.shard, WAIT)).await.expect("a session can be closed");
+    fixture.close().await;
+}
+
+/// When the group has ended a session, it goes on under a new id, and nothing is applied twice.
+pub async fn a_session_goes_on_under_a_new_id<F: ReplicatorFactory>(factory: &F) {
+    let fixture = Fixture::open("a_session_goes_on_under_a_new_id", factory).await;
+    let session = session(&fixture);
+    for round in 1..=3 {
+        let commit = session.propose(&fixture.shard, "x", WAIT).await;
+        let commit = commit.unwrap_or_else(|error| {
+            panic!("{}: a session goes on when the group has ended it: {error}", fixture.case)
+        });
+        assert_eq!(count(&commit), Some(round), "{}: each payload once", fixture.case);
+        let id = session.id();
+        fixture.accept(0, Frame::close_session(id, fixture.shard.clone())).await;
+    }
+    let id = session.id();
+    assert!(
+        session.propose(&fixture.shard, "x", WAIT).await.is_ok() && session.id() != id,
+        "{}: a session takes a new id when the group has ended the old one",
+        fixture.case
+    );
+    fixture.close().await;
+}
+
+/// A frame with an unknown outcome keeps its id, whatever happens, and is told its outcome when it is resumed.
+pub async fn an_unknown_outcome_is_resumed_under_its_id<F: ReplicatorFactory>(factory: &F) {
+    let fixture = Fixture::open("an_unknown_outcome_is_resumed_under_its_id", factory).await;
+    let session = session(&fixture);
+    let first = session.propose(&fixture.shard, "first", WAIT).await;
+    assert!(first.is_ok(), "{}: {first:?}", fixture.case);
+    if !fixture.cluster.stall(0, true).await {
+        return fixture.skip("stall").await;
+    }
+    let mut attempt = session.begin(&fixture.shard, "second", None);
+    let id = attempt.frame().id;
+    for _ in 0..2 {
+        let waited = session.resume(attempt, Duration::from_millis(30));
+        let clause = fixture.clause("a proposal of a session returns by its deadline");
+        attempt = match within(&clause, waited).await {
+            Err(SessionError::Unknown { attempt, .. }) => *attempt,
+            other => panic!("{}: without a decision it is Unknown, not: {other:?}", fixture.case),
+        };
+        assert_eq!(attempt.frame().id, id, "{}: an attempt keeps its id", fixture.case);
+    }
+    fixture.cluster.stall(0, false).await;
+    let again = attempt.clone();
+    let commit = session.resume(attempt, WAIT).await;
+    let commit = commit.unwrap_or_else(|error| panic!("{}: resumed: {error}", fixture.case));
+    assert!(
+        fixture.journals.holds(id, commit.position),
+        "{}: what is resumed is applied under the first id",
+        fixture.case
+    );
+    let after = session.propose(&fixture.shard, "third", WAIT).await;
+    let after = after.unwrap_or_else(|error| panic!("{}: goes on: {error}", fixture.case));
+    assert_eq!(count(&after), Some(3), "{}: an attempt is applied once", fixture.case);
+
+    // The group forgets the session while an outcome is unknown: it stays unknown for ever, and is not applied anew.
+    fixture.accept(0, Frame::close_session(session.id(), fixture.shard.clone())).await;
+    match session.resume(again, WAIT).await {
+        Err(SessionError::Unknown { attempt, error: Some(ProposeError::SessionEnded) }) => {
+            assert_eq!(attempt.frame().id, id, "{}: an attempt keeps its id", fixture.case);
+        }
+        other => panic!(
+            "{}: an attempt that may have happened is never given a new id, so it stays Unknown, not: {other:?}",
+            fixture.case
+        ),
+    }
+    let fourth = session.propose(&fixture.shard, "fourth", WAIT).await;
+    let fourth = fourth.unwrap_or_else(|error| panic!("{}: goes on: {error}", fixture.case));
+    assert_eq!(count(&fourth), Some(4), "{}: nothing was applied twice", fixture.case);
+    fixture.close().await;
+}
+
+fn session(fixture: &Fixture) -> Session {
+    Session::new(fixture.node(0)).expect("the system has a random source")
+}
