@@ -1,0 +1,278 @@
+//! Checkpoints on each disk, through crashes, and from one store to another.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_storage::{
+    CheckpointError, CheckpointMeta, CheckpointMode, CheckpointStore, CheckpointWrite, Disk, Fault,
+    Group, Keep, MemoryDisk, Pin, RealDisk, SimDisk, Staged,
+};
+
+const CACHE_BYTES: usize = 1 << 20;
+
+fn meta(index: u64) -> CheckpointMeta {
+    CheckpointMeta {
+        index,
+        position: Bytes::from(format!("position {index}")),
+        mark: Bytes::from(format!("mark {index}")),
+        state: [index as u8; 32],
+        log_watermark: 3 * index,
+    }
+}
+
+fn open(disk: &Arc<dyn Disk>) -> Result<CheckpointStore, CheckpointError> {
+    CheckpointStore::open(Arc::clone(disk), Group::new(0), CheckpointMode::Create, CACHE_BYTES)
+}
+
+fn sim(disk: &SimDisk) -> Arc<dyn Disk> {
+    Arc::new(disk.clone())
+}
+
+fn key(number: u64) -> Bytes {
+    Bytes::from(format!("key {number:06}"))
+}
+
+/// The changes of the checkpoint at `index`: three new keys, one that is gone, one that has changed twice.
+fn changes(index: u64) -> Vec<(Bytes, Option<Bytes>)> {
+    let value = |text: &str| Some(Bytes::from(format!("{text} {index}")));
+    let mut changes: Vec<_> =
+        (0..3).map(|more| (key(10 * index + more), value("new"))).rev().collect();
+    changes.push((key(0), value("first")));
+    changes.push((key(0), value("second")));
+    changes.push((key(10 * index.saturating_sub(1) + 1), None));
+    changes
+}
+
+fn write(index: u64) -> CheckpointWrite {
+    let host_pairs = vec![(Bytes::from("session"), Some(Bytes::from(index.to_string())))];
+    CheckpointWrite { meta: meta(index), machine_pairs: changes(index), host_pairs }
+}
+
+fn model(index: u64) -> BTreeMap<Bytes, Bytes> {
+    let mut pairs = BTreeMap::new();
+    for (key, value) in (1..=index).flat_map(changes) {
+        match value {
+            Some(value) => pairs.insert(key, value),
+            None => pairs.remove(&key),
+        };
+    }
+    pairs
+}
+
+fn machine(pin: &Pin) -> BTreeMap<Bytes, Bytes> {
+    let mut pairs = BTreeMap::new();
+    let mut last: Option<Bytes> = None;
+    loop {
+        let from = last.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let page = pin.read_machine(from, 7, 1 << 20).unwrap();
+        let Some((key, _)) = page.last() else { return pairs };
+        last = Some(key.clone());
+        pairs.extend(page);
+    }
+}
+
+fn check(store: &mut CheckpointStore, index: u64) {
+    assert_eq!(store.latest(), (index > 0).then(|| meta(index)));
+    if let Some(pin) = store.pin().unwrap() {
+        assert_eq!(pin.meta().index, index);
+        assert_eq!(machine(&pin), model(index));
+        let host = pin.read_host(Bound::Unbounded, 10, 100).unwrap();
+        assert_eq!(host, [(Bytes::from("session"), Bytes::from(index.to_string()))]);
+    }
+    store.verify().unwrap();
+}
+
+#[test]
+fn what_was_written_is_found_again_on_each_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let disks: [Arc<dyn Disk>; 3] = [
+        Arc::new(MemoryDisk::new()),
+        Arc::new(SimDisk::new(1)),
+        Arc::new(RealDisk::new(dir.path())),
+    ];
+    for disk in disks {
+        let mut store = open(&disk).unwrap();
+        check(&mut store, 0);
+        for index in 1..=5 {
+            store.write(write(index)).unwrap();
+            check(&mut store, index);
+        }
+        assert!(matches!(
+            store.write(write(4)),
+            Err(CheckpointError::Older { index: 4, newest: 5 })
+        ));
+        drop(store);
+        check(&mut open(&disk).unwrap(), 5);
+        let read_only = CheckpointStore::open(
+            Arc::clone(&disk),
+            Group::new(0),
+            CheckpointMode::ReadOnly,
+            CACHE_BYTES,
+        );
+        check(&mut read_only.unwrap(), 5);
+    }
+}
+
+#[test]
+fn a_pin_stays_as_it_is() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let mut store = open(&disk).unwrap();
+    store.write(write(1)).unwrap();
+    let pin = store.pin().unwrap().unwrap();
+    let clone = pin.clone();
+    store.write(write(2)).unwrap();
+    let reader = std::thread::spawn(move || machine(&clone));
+    assert_eq!(reader.join().unwrap(), model(1));
+    assert_eq!(pin.meta(), &meta(1));
+    assert!(matches!(store.verify(), Err(CheckpointError::Pinned)));
+    drop(pin);
+    check(&mut store, 2);
+}
+
+/// Sends the newest checkpoint of one store to another, in small pieces.
+fn copy(from: &CheckpointStore, to: &CheckpointStore) -> Result<Staged, CheckpointError> {
+    let pin = from.pin().unwrap().expect("there is something to send");
+    let mut stage = to.stage()?;
+    for (key, value) in machine(&pin) {
+        stage.put(vec![(key, Some(value))], Vec::new())?;
+    }
+    let host = pin.read_host(Bound::Unbounded, 100, 1 << 20).unwrap();
+    stage.put(Vec::new(), host.into_iter().map(|(key, value)| (key, Some(value))).collect())?;
+    stage.finish(pin.meta().clone(), pin.summary())
+}
+
+fn source() -> CheckpointStore {
+    let store = open(&(Arc::new(MemoryDisk::new()) as Arc<dyn Disk>)).unwrap();
+    (1..=4).for_each(|index| store.write(write(index)).unwrap());
+    store
+}
+
+#[test]
+fn a_snapshot_is_staged_and_installed() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let mut store = open(&disk).unwrap();
+    store.write(write(1)).unwrap();
+    let before = store.pin().unwrap().unwrap();
+    let staged = copy(&source(), &store).unwrap();
+    assert_eq!(store.latest(), Some(meta(1)), "not in force before it is installed");
+    store.install(staged).unwrap();
+    assert_eq!(machine(&before), model(1), "what was pinned stays");
+    drop(before);
+    check(&mut store, 4);
+    store.write(write(5)).unwrap();
+    check(&mut store, 5);
+    drop(store);
+    check(&mut open(&disk).unwrap(), 5);
+}
+
+#[test]
+fn must_12_a_snapshot_that_is_not_what_was_sent_is_refused() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let mut store = open(&disk).unwrap();
+    store.write(write(1)).unwrap();
+    let source = source();
+    let pin = source.pin().unwrap().unwrap();
+    let all: Vec<_> = machine(&pin).into_iter().map(|(key, value)| (key, Some(value))).collect();
+    let host = vec![(Bytes::from("session"), Some(Bytes::from("4")))];
+    for damaged in 0..all.len() {
+        for change in 0..2 {
+            let mut pairs = all.clone();
+            if change == 0 {
+                pairs.remove(damaged);
+            } else {
+                pairs[damaged].1 = Some(Bytes::from("flipped"));
+            }
+            let mut stage = store.stage().unwrap();
+            stage.put(pairs, host.clone()).unwrap();
+            let finished = stage.finish(pin.meta().clone(), pin.summary());
+            assert!(matches!(finished, Err(CheckpointError::Mismatch { .. })));
+        }
+    }
+    let mut stage = store.stage().unwrap();
+    stage.put(all, host).unwrap();
+    store.install(stage.finish(pin.meta().clone(), pin.summary()).unwrap()).unwrap();
+    check(&mut store, 4);
+}
+
+#[test]
+fn must_07_a_power_cut_at_any_operation_leaves_a_whole_checkpoint() {
+    // Index and pairs are of one transaction: what is found is a model of its own index, never a mixture.
+    for keep in [Keep::None, Keep::All, Keep::Random] {
+        for cut in 0.. {
+            let disk = SimDisk::new(cut);
+            disk.cut_at(cut);
+            let mut written = 0;
+            let run = open(&sim(&disk)).and_then(|store| {
+                for index in 1..=3 {
+                    store.write(write(index))?;
+                    written = index;
+                }
+                Ok(())
+            });
+            disk.reboot(keep);
+            let mut store =
+                open(&sim(&disk)).unwrap_or_else(|error| panic!("cut at {cut}, {keep:?}: {error}"));
+            let found = store.latest().map_or(0, |meta| meta.index);
+            let may_be = written..=written + u64::from(run.is_err());
+            assert!(may_be.contains(&found), "cut at {cut}, {keep:?}: {found} of {written}");
+            check(&mut store, found);
+            if run.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn must_06_a_power_cut_at_any_operation_of_an_install_leaves_one_or_the_other() {
+    let source = source();
+    for keep in [Keep::None, Keep::All, Keep::Random] {
+        for cut in 0.. {
+            let disk = SimDisk::new(cut);
+            let store = open(&sim(&disk)).unwrap();
+            store.write(write(1)).unwrap();
+            disk.cut_at(disk.ops() + cut);
+            let run = copy(&source, &store).and_then(|staged| store.install(staged));
+            drop(store);
+            disk.reboot(keep);
+            let mut store =
+                open(&sim(&disk)).unwrap_or_else(|error| panic!("cut at {cut}, {keep:?}: {error}"));
+            let found = store.latest().map_or(0, |meta| meta.index);
+            assert!(found == 4 || found == 1 && run.is_err(), "cut at {cut}, {keep:?}: {found}");
+            check(&mut store, found);
+            store.install(copy(&source, &store).unwrap()).unwrap();
+            if run.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn must_01_the_first_failure_ends_all_writing() {
+    for fault in [Fault::Eio, Fault::Full, Fault::Short] {
+        for at in 0.. {
+            let disk = SimDisk::new(at);
+            let store = open(&sim(&disk)).unwrap();
+            store.write(write(1)).unwrap();
+            disk.fail_at(disk.ops() + at, fault);
+            let failed = store.write(write(2)).is_err();
+            if failed {
+                let again = store.write(write(3)).unwrap_err();
+                assert!(matches!(again, CheckpointError::Faulted { .. }), "{again}");
+                assert_eq!(store.latest(), Some(meta(1)));
+            }
+            drop(store);
+            disk.reboot(Keep::None);
+            let mut store = open(&sim(&disk)).unwrap();
+            let found = store.latest().unwrap().index;
+            assert!(if failed { found <= 2 } else { found == 2 }, "fault at {at}: {found}");
+            check(&mut store, found);
+            if !failed {
+                break;
+            }
+        }
+    }
+}
