@@ -36,8 +36,9 @@ pub use proposals::{
 };
 pub use reads::{a_barrier_sees_what_was_answered, a_decision_can_be_asked_for};
 pub use sessions::{
-    a_session_goes_on_under_a_new_id, a_session_numbers_and_settles,
-    an_unknown_outcome_is_resumed_under_its_id,
+    a_closed_session_goes_on_under_a_new_id, a_session_goes_on_under_a_new_id,
+    a_session_numbers_and_settles, an_abandoned_attempt_is_resumed_by_its_clone,
+    an_unknown_outcome_is_resumed_under_its_id, dropped_attempts_count_as_settled,
 };
 pub use subscriptions::{
     a_cancelled_subscription_ends, a_cursor_ahead_is_refused, a_failing_handler_ends_where_it_was,
@@ -131,6 +132,9 @@ cases![
     a_session_numbers_and_settles,
     a_session_goes_on_under_a_new_id,
     an_unknown_outcome_is_resumed_under_its_id,
+    an_abandoned_attempt_is_resumed_by_its_clone,
+    dropped_attempts_count_as_settled,
+    a_closed_session_goes_on_under_a_new_id,
     status_tells_what_happened,
     closing_ends_what_waits,
     a_closed_node_is_closed,

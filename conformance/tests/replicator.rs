@@ -40,7 +40,7 @@ const PLANTED: &[(Fault, &str)] = &[
     (Fault::AnswersAfterClose, "answers Closed"),
     (Fault::SubscriptionsOutliveClose, "close ends subscriptions"),
     (Fault::ReusesPositionsAfterRestart, "position"),
-    (Fault::LosesSessionsAtRestart, "told the same after a restart"),
+    (Fault::LosesSessionsAtRestart, "a_restart_keeps_everything"),
     (Fault::HistoriesDiffer, "have the same history"),
 ];
 

@@ -16,30 +16,15 @@ use crate::{
 /// Proposes payloads and numbers them, so that each is applied at most once.
 ///
 /// It opens itself in each group at the first use. When the group has ended it for want of use, it goes on under a
-/// new id: a frame that met [`ProposeError::SessionEnded`] at its first attempt did nothing, so proposing it anew
-/// is safe. A frame whose earlier attempt has an unknown outcome is never given a new id; it stays an [`Attempt`].
+/// new id: a frame that met [`ProposeError::SessionEnded`] and cannot have been decided before did nothing, so proposing
+/// it anew is safe. A frame whose earlier attempt has an unknown outcome is never given a new id; it stays an
+/// [`Attempt`].
 ///
 /// A session may be shared by many tasks. At most
 /// [`SESSION_UNSETTLED_MAX`](crate::limits::SESSION_UNSETTLED_MAX) of its frames can be in flight in a group.
 pub struct Session {
     replicator: Arc<dyn Replicator>,
-    // Never held across an await: a few operations on small sets.
-    state: Mutex<State>,
-}
-
-struct State {
-    id: SessionId,
-    /// Groups in which `id` was opened.
-    opened: BTreeSet<GroupId>,
-    next: u64,
-    /// Serials whose answer has not been taken: those below the smallest are settled.
-    outstanding: BTreeSet<u64>,
-}
-
-impl State {
-    fn new(id: SessionId) -> Self {
-        Self { id, opened: BTreeSet::new(), next: 1, outstanding: BTreeSet::new() }
-    }
+    state: Arc<SharedState>,
 }
 
 impl Session {
@@ -49,12 +34,13 @@ impl Session {
     ///
     /// The system has no random source.
     pub fn new(replicator: Arc<dyn Replicator>) -> io::Result<Self> {
-        Ok(Self { replicator, state: Mutex::new(State::new(SessionId::random()?)) })
+        let state = State::new(SessionId::random()?);
+        Ok(Self { replicator, state: Arc::new(SharedState(Mutex::new(state))) })
     }
 
-    /// The present id; it changes when the group has ended the session.
+    /// The present id; it changes when the group has ended the session, and when it is closed.
     pub fn id(&self) -> SessionId {
-        self.lock().id
+        self.state.lock().id
     }
 
     /// The node that it proposes to.
@@ -82,21 +68,22 @@ impl Session {
         self.resume(attempt, within).await
     }
 
-    /// Gives `payload` an id without proposing it yet. An attempt that is dropped counts as settled.
+    /// Gives `payload` an id without proposing it yet. The serial counts as settled when the attempt and all of its
+    /// clones are gone; until then the session can settle nothing after it.
     pub fn begin(
         &self,
         shard: &ShardKey,
         payload: impl Into<Bytes>,
         valid_until: Option<LogTime>,
     ) -> Attempt {
-        let mut state = self.lock();
-        let serial = state.next;
-        state.next += 1;
-        state.outstanding.insert(serial);
-        let id = FrameId { session: state.id, serial };
+        let id = self.state.lock().number();
+        let ticket = Ticket {
+            state: Arc::clone(&self.state),
+            trials: Mutex::new(Trials { id, running: 0, possible: false }),
+        };
         Attempt {
             frame: Frame { valid_until, ..Frame::new(id, shard.clone(), payload.into()) },
-            tried: false,
+            ticket: Arc::new(ticket),
         }
     }
 
@@ -108,7 +95,8 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// As [`propose`](Self::propose); keep a clone of the attempt where the outcome matters.
+    /// A dropped future leaves the outcome unknown. A clone of the attempt that was kept can be resumed, under the same
+    /// id; without one the serial counts as settled.
     pub async fn resume(
         &self,
         mut attempt: Attempt,
@@ -116,123 +104,96 @@ impl Session {
     ) -> Result<Commit, SessionError> {
         let deadline = Instant::now() + within;
         loop {
+            // While this runs no clone gets a new id; one may have got it before.
+            let trial = Trial::begin(&attempt.ticket);
+            attempt.frame.id = attempt.ticket.id();
             let left = deadline.saturating_duration_since(Instant::now());
-            // The guard settles the serial whichever way this turn ends, unless it is disarmed.
-            let settle = Settle { session: self, id: attempt.frame.id };
-            let outcome = match self.open(&attempt.frame, left).await {
-                Ok(()) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    let first = !std::mem::replace(&mut attempt.tried, true);
-                    attempt.frame.settled = self.settled(attempt.frame.id);
-                    let outcome = self.replicator.propose(attempt.frame.clone(), left).await;
-                    if first
-                        && !outcome.as_ref().is_err_and(ProposeError::may_commit)
-                        && outcome.is_err()
-                    {
-                        // Nothing of this frame can be in the log: it may get a new id.
-                        attempt.tried = false;
-                    }
-                    outcome
-                }
-                Err(error) => Err(error),
-            };
-            return match outcome {
-                Ok(Decision::Accept(commit)) => Ok(commit),
-                Ok(Decision::Reject(rejection)) => Err(SessionError::Rejected(rejection)),
-                Ok(Decision::Timeout | Decision::Undecided) => {
-                    settle.keep();
-                    Err(SessionError::Unknown { attempt: Box::new(attempt), error: None })
-                }
-                Err(ProposeError::SessionEnded) if !attempt.tried => {
-                    drop(settle);
-                    let id = self.renew(attempt.frame.id).map_err(|error| {
+            let opened = self.open(&attempt.frame, left).await;
+            if !matches!(opened, Ok(true)) {
+                trial.end(false);
+                return Err(match opened {
+                    Ok(_) => attempt.unknown(None),
+                    Err(error) => attempt.failed(error),
+                });
+            }
+            attempt.frame.settled = self.settled(attempt.frame.id);
+            let left = deadline.saturating_duration_since(Instant::now());
+            let outcome = self.replicator.propose(attempt.frame.clone(), left).await;
+            trial.end(!outcome.as_ref().is_err_and(|error| !error.may_commit()));
+            match outcome {
+                Ok(Decision::Accept(commit)) => return Ok(commit),
+                Ok(Decision::Reject(rejection)) => return Err(SessionError::Rejected(rejection)),
+                Ok(Decision::Timeout | Decision::Undecided) => return Err(attempt.unknown(None)),
+                Err(ProposeError::SessionEnded) if Instant::now() < deadline => {
+                    let renewed = attempt.ticket.renew(attempt.frame.id).map_err(|error| {
                         SessionError::Propose(ProposeError::Invalid { reason: error.to_string() })
                     })?;
-                    attempt.frame.id = id;
-                    continue;
+                    if !renewed {
+                        return Err(attempt.failed(ProposeError::SessionEnded));
+                    }
                 }
-                Err(error) if attempt.tried => {
-                    settle.keep();
-                    Err(SessionError::Unknown { attempt: Box::new(attempt), error: Some(error) })
-                }
-                Err(error) => Err(SessionError::Propose(error)),
-            };
+                Err(error) => return Err(attempt.failed(error)),
+            }
         }
     }
 
-    /// Ends the session in every group where it was opened. Frames in flight end with
-    /// [`ProposeError::SessionEnded`] or have been decided before.
+    /// Ends the session in the group of `shard`; what is proposed later goes under a new id. Frames in flight end with
+    /// [`ProposeError::SessionEnded`] or have been decided before. Other groups end it themselves after a while
+    /// without use.
     ///
     /// # Errors
     ///
-    /// The first group that could not be told; it ends the session itself after a while without use.
+    /// The group could not be told; it ends the session itself after a while without use.
     ///
     /// # Cancel safety
     ///
-    /// A dropped future leaves the session open in some groups; it may be called again.
+    /// A dropped future may leave the session open in the group, as an error does.
     pub async fn close(&self, shard: &ShardKey, within: Duration) -> Result<(), ProposeError> {
         let id = {
-            let mut state = self.lock();
-            if !state.opened.remove(&self.replicator.group(shard)) {
+            let mut state = self.state.lock();
+            if !state.opened.contains(&self.replicator.group(shard)) {
                 return Ok(());
             }
-            state.id
+            // Under the old id, opened again, an attempt from before could be applied a second time.
+            state.renew().map_err(|error| ProposeError::Invalid { reason: error.to_string() })?
         };
         self.replicator.propose(Frame::close_session(id, shard.clone()), within).await.map(drop)
     }
 
-    /// Opens the session of `frame` in its group unless that was done.
-    async fn open(&self, frame: &Frame, within: Duration) -> Result<(), ProposeError> {
+    /// Opens the session of `frame` in its group unless that was done. False if there was no answer in time.
+    async fn open(&self, frame: &Frame, within: Duration) -> Result<bool, ProposeError> {
         let group = self.replicator.group(&frame.shard);
         {
-            let state = self.lock();
+            let state = self.state.lock();
             if state.id != frame.id.session || state.opened.contains(&group) {
-                return Ok(());
+                return Ok(true);
             }
         }
         let open = Frame::open_session(frame.id.session, frame.shard.clone());
         match self.replicator.propose(open, within).await? {
             Decision::Accept(_) => {
-                let mut state = self.lock();
+                let mut state = self.state.lock();
                 if state.id == frame.id.session {
                     state.opened.insert(group);
                 }
-                Ok(())
+                Ok(true)
             }
-            // Opening is repeated with the next frame; without an answer that frame is not proposed.
-            Decision::Timeout | Decision::Undecided | Decision::Reject(_) => {
-                Err(ProposeError::Invalid {
-                    reason: "the session could not be opened within the deadline; try again".into(),
-                })
-            }
+            // Opening is repeated with the next attempt; without an answer the frame is not proposed.
+            Decision::Timeout | Decision::Undecided => Ok(false),
+            Decision::Reject(rejection) => Err(ProposeError::Invalid {
+                reason: format!("the session could not be opened: {rejection}"),
+            }),
         }
-    }
-
-    /// Takes a new session id because `ended` is over, unless another task has done so, and numbers a frame in it.
-    fn renew(&self, ended: FrameId) -> io::Result<FrameId> {
-        let mut state = self.lock();
-        if state.id == ended.session {
-            *state = State::new(SessionId::random()?);
-        }
-        let serial = state.next;
-        state.next += 1;
-        state.outstanding.insert(serial);
-        Ok(FrameId { session: state.id, serial })
     }
 
     /// Everything below this has been answered.
     fn settled(&self, id: FrameId) -> u64 {
-        let state = self.lock();
+        let state = self.state.lock();
         if state.id == id.session {
             state.outstanding.first().copied().unwrap_or(id.serial).min(id.serial)
         } else {
             0
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // No panic can happen between two changes that belong together.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -242,39 +203,163 @@ impl fmt::Debug for Session {
     }
 }
 
-/// Settles a serial when dropped.
-struct Settle<'a> {
-    session: &'a Session,
-    id: FrameId,
-}
+/// What a session and its attempts share. Never held across an await: a few operations on small sets.
+struct SharedState(Mutex<State>);
 
-impl Settle<'_> {
-    fn keep(self) {
-        std::mem::forget(self);
+impl SharedState {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No panic can happen between two changes that belong together.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Settle<'_> {
-    fn drop(&mut self) {
-        let mut state = self.session.lock();
-        if state.id == self.id.session {
-            state.outstanding.remove(&self.id.serial);
-        }
+struct State {
+    id: SessionId,
+    /// Groups in which `id` was opened.
+    opened: BTreeSet<GroupId>,
+    next: u64,
+    /// Serials whose attempt still exists: those below the smallest are settled.
+    outstanding: BTreeSet<u64>,
+}
+
+impl State {
+    fn new(id: SessionId) -> Self {
+        Self { id, opened: BTreeSet::new(), next: 1, outstanding: BTreeSet::new() }
+    }
+
+    /// The id of one more frame.
+    fn number(&mut self) -> FrameId {
+        let serial = self.next;
+        self.next += 1;
+        self.outstanding.insert(serial);
+        FrameId { session: self.id, serial }
+    }
+
+    /// Goes on under a new id, and answers the old one.
+    fn renew(&mut self) -> io::Result<SessionId> {
+        let old = self.id;
+        *self = Self::new(SessionId::random()?);
+        Ok(old)
     }
 }
 
-/// A frame with its id, on its way to a decision. As long as it is not settled, proposing it again is safe.
+/// A frame with its id, on its way to a decision. As long as it exists, its outcome can be learned by proposing it again.
+///
+/// Clones are the same attempt: whichever is resumed, it happens at most once.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     frame: Frame,
-    /// Whether an attempt may have reached the log.
-    tried: bool,
+    ticket: Arc<Ticket>,
 }
 
 impl Attempt {
     /// The frame as it is proposed.
     pub fn frame(&self) -> &Frame {
         &self.frame
+    }
+
+    fn unknown(self, error: Option<ProposeError>) -> SessionError {
+        SessionError::Unknown { attempt: Box::new(self), error }
+    }
+
+    fn failed(self, error: ProposeError) -> SessionError {
+        if self.ticket.trials().may_have_happened() {
+            self.unknown(Some(error))
+        } else {
+            SessionError::Propose(error)
+        }
+    }
+}
+
+/// The serial of an attempt, held by all of its clones; settled when the last of them is dropped.
+struct Ticket {
+    state: Arc<SharedState>,
+    trials: Mutex<Trials>,
+}
+
+/// What is known of the proposals of one attempt.
+struct Trials {
+    id: FrameId,
+    /// How many run now.
+    running: u32,
+    /// Whether one that is over may have reached the log.
+    possible: bool,
+}
+
+impl Trials {
+    fn may_have_happened(&self) -> bool {
+        self.possible || self.running > 0
+    }
+}
+
+impl Ticket {
+    fn id(&self) -> FrameId {
+        self.trials().id
+    }
+
+    /// Takes a new id because the session of `ended` is over. False if the frame may have happened under its id, and so
+    /// has to keep it.
+    fn renew(&self, ended: FrameId) -> io::Result<bool> {
+        let mut trials = self.trials();
+        if trials.id != ended {
+            return Ok(true);
+        }
+        if trials.may_have_happened() {
+            return Ok(false);
+        }
+        let mut state = self.state.lock();
+        // Another attempt may have renewed the session already.
+        if state.id == ended.session {
+            state.renew()?;
+        }
+        trials.id = state.number();
+        Ok(true)
+    }
+
+    fn trials(&self) -> MutexGuard<'_, Trials> {
+        // No panic can happen between two changes that belong together.
+        self.trials.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let id = self.id();
+        let mut state = self.state.lock();
+        if state.id == id.session {
+            state.outstanding.remove(&id.serial);
+        }
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Ticket").field(&self.id()).finish()
+    }
+}
+
+/// One proposal while it runs. If it is dropped without an end, it may have reached the log.
+struct Trial {
+    ticket: Arc<Ticket>,
+    possible: bool,
+}
+
+impl Trial {
+    fn begin(ticket: &Arc<Ticket>) -> Self {
+        ticket.trials().running += 1;
+        Self { ticket: Arc::clone(ticket), possible: true }
+    }
+
+    fn end(mut self, possible: bool) {
+        self.possible = possible;
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        let mut trials = self.ticket.trials();
+        trials.running -= 1;
+        trials.possible |= self.possible;
     }
 }
 

@@ -121,6 +121,79 @@ pub async fn an_unknown_outcome_is_resumed_under_its_id<F: ReplicatorFactory>(fa
     fixture.close().await;
 }
 
+/// A proposal whose future was dropped is told its outcome when a clone of its attempt is resumed, and happens once.
+pub async fn an_abandoned_attempt_is_resumed_by_its_clone<F: ReplicatorFactory>(factory: &F) {
+    let fixture = Fixture::open("an_abandoned_attempt_is_resumed_by_its_clone", factory).await;
+    let session = session(&fixture);
+    let first = session.propose(&fixture.shard, "first", WAIT).await;
+    assert!(first.is_ok(), "{}: {first:?}", fixture.case);
+    if !fixture.cluster.stall(0, true).await {
+        return fixture.skip("stall").await;
+    }
+    let attempt = session.begin(&fixture.shard, "second", None);
+    let id = attempt.frame().id;
+    let abandoned = session.resume(attempt.clone(), WAIT);
+    let abandoned = tokio::time::timeout(Duration::from_millis(30), abandoned).await;
+    assert!(abandoned.is_err(), "{}: nothing is decided while stalled", fixture.case);
+    fixture.cluster.stall(0, false).await;
+    // Were the abandoned serial settled by this, its outcome would be lost, and the clone applied anew.
+    let third = session.propose(&fixture.shard, "third", WAIT).await;
+    assert!(third.is_ok(), "{}: {third:?}", fixture.case);
+    let commit = session.resume(attempt, WAIT).await;
+    let commit = commit.unwrap_or_else(|error| panic!("{}: resumed: {error}", fixture.case));
+    assert!(
+        fixture.journals.holds(id, commit.position),
+        "{}: a clone is resumed under the id that the dropped proposal had",
+        fixture.case
+    );
+    let fourth = session.propose(&fixture.shard, "fourth", WAIT).await;
+    let fourth = fourth.unwrap_or_else(|error| panic!("{}: goes on: {error}", fixture.case));
+    assert_eq!(count(&fourth), Some(4), "{}: an attempt is applied once", fixture.case);
+    fixture.close().await;
+}
+
+/// Attempts that are dropped, and proposals whose future is dropped, do not fill the session up.
+pub async fn dropped_attempts_count_as_settled<F: ReplicatorFactory>(factory: &F) {
+    let fixture = Fixture::open("dropped_attempts_count_as_settled", factory).await;
+    let session = session(&fixture);
+    for i in 0..SESSION_UNSETTLED_MAX + 20 {
+        drop(session.begin(&fixture.shard, "dropped", None));
+        let proposed = session.propose(&fixture.shard, "x", WAIT).await;
+        let commit = proposed.unwrap_or_else(|error| {
+            panic!("{}: an attempt that was dropped counts as settled: {error}", fixture.case)
+        });
+        assert_eq!(count(&commit), Some(i as u64 + 1), "{}: each payload once", fixture.case);
+    }
+    fixture.close().await;
+}
+
+/// After a close, frames go on under a new id: under the old one, an attempt from before could happen again.
+pub async fn a_closed_session_goes_on_under_a_new_id<F: ReplicatorFactory>(factory: &F) {
+    let fixture = Fixture::open("a_closed_session_goes_on_under_a_new_id", factory).await;
+    let session = session(&fixture);
+    let attempt = session.begin(&fixture.shard, "first", None);
+    let before = attempt.clone();
+    let first = session.resume(attempt, WAIT).await;
+    assert!(first.is_ok(), "{}: {first:?}", fixture.case);
+    let old = session.id();
+    let closed = session.close(&fixture.shard, WAIT).await;
+    assert!(closed.is_ok(), "{}: {closed:?}", fixture.case);
+    let second = session.propose(&fixture.shard, "second", WAIT).await;
+    let second = second.unwrap_or_else(|error| panic!("{}: goes on: {error}", fixture.case));
+    assert_eq!(count(&second), Some(2), "{}: each payload once", fixture.case);
+    assert_ne!(session.id(), old, "{}: a closed session's id is not used again", fixture.case);
+    let again = session.resume(before, WAIT).await;
+    assert!(
+        matches!(again, Err(SessionError::Unknown { .. })),
+        "{}: what a closed session decided stays Unknown, and is not applied anew: {again:?}",
+        fixture.case
+    );
+    let third = session.propose(&fixture.shard, "third", WAIT).await;
+    let third = third.unwrap_or_else(|error| panic!("{}: goes on: {error}", fixture.case));
+    assert_eq!(count(&third), Some(3), "{}: nothing was applied twice", fixture.case);
+    fixture.close().await;
+}
+
 fn session(fixture: &Fixture) -> Session {
     Session::new(fixture.node(0)).expect("the system has a random source")
 }
