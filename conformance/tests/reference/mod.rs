@@ -335,7 +335,7 @@ impl Node {
         let mut closed = self.closed.subscribe();
         tokio::select! {
             biased;
-            _ = closed.wait_for(|closed| *closed), if self.shared.fault != Fault::AnswersAfterClose => None,
+            _ = closed.wait_for(|closed| *closed) => None,
             _ = stalled.wait_for(|nodes| !nodes.contains(&self.number)) => Some(true),
             () = tokio::time::sleep(within) => Some(false),
         }
