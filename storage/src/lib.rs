@@ -27,5 +27,7 @@ pub use disk::{
     Disk, DiskFile, Fault, Keep, MemoryDisk, OpenMode, RealDisk, SECTOR_BYTES, SimDisk,
     is_power_cut,
 };
-pub use log::{Health, LOG_DIR, Log, LogConfig, LogError, LogMode, LogReader, Opening};
+pub use log::{
+    Health, LOG_DIR, Log, LogConfig, LogError, LogMode, LogReader, LogThread, OnDurable, Opening,
+};
 pub use record::{Body, Entry, Group, Index, Record, Recovered, Seq, Tag};

@@ -25,6 +25,7 @@ mod reader;
 mod recovery;
 mod shared;
 mod spares;
+mod thread;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use bytes::Bytes;
 pub use config::LogConfig;
 pub use error::LogError;
 pub use reader::LogReader;
+pub use thread::{LogThread, OnDurable};
 
 use crate::{Disk, DiskFile, Group, Index, OpenMode, Record, Recovered, Seq};
 use format::{

@@ -74,6 +74,13 @@ impl LogConfig {
                 bytes / 2
             ));
         }
+        if self.queue_bytes_max < 2 * self.block_bytes_max {
+            return Err(format!(
+                "queue_bytes_max is {}: choose at least twice block_bytes_max, {}",
+                self.queue_bytes_max,
+                2 * self.block_bytes_max
+            ));
+        }
         if self.fill_bytes < 4096 {
             return Err(format!("fill_bytes is {}: choose at least 4096", self.fill_bytes));
         }

@@ -23,6 +23,9 @@ pub(super) struct Spares {
     segment_bytes: u64,
     fill_bytes: usize,
     wanted: usize,
+    /// Held while a slice is filled.
+    preparing: Arc<Mutex<Option<Preparing>>>,
+    /// Held for a moment, so that a commit never waits for a slice.
     list: Arc<Mutex<List>>,
 }
 
@@ -30,7 +33,6 @@ pub(super) struct Spares {
 struct List {
     /// Names of files that are zero, or old segments, and synced.
     ready: Vec<String>,
-    preparing: Option<Preparing>,
     full: bool,
     next: u64,
 }
@@ -58,14 +60,14 @@ impl Spares {
         ready: Vec<String>,
         next: u64,
     ) -> Self {
-        let list = List { ready, preparing: None, full: false, next };
         Self {
             disk,
             shared,
             segment_bytes: config.segment_bytes,
             fill_bytes: config.fill_bytes,
             wanted: config.spares,
-            list: Arc::new(Mutex::new(list)),
+            preparing: Arc::default(),
+            list: Arc::new(Mutex::new(List { ready, full: false, next })),
         }
     }
 
@@ -79,17 +81,20 @@ impl Spares {
         (list.ready.len(), list.full)
     }
 
+    /// Whether fewer are ready than there should be.
+    pub(super) fn wants_more(&self) -> bool {
+        self.list().ready.len() < self.wanted
+    }
+
     /// A ready segment, made now if there is none.
     ///
     /// Gives [`LogError::Full`] if there is no room for one; that is not a fault.
     pub(super) fn take(&self) -> Result<String, LogError> {
         loop {
-            let mut list = self.list();
-            if let Some(name) = list.ready.pop() {
+            if let Some(name) = self.list().ready.pop() {
                 return Ok(name);
             }
-            self.fill(&mut list, self.segment_bytes as usize)?;
-            if list.full {
+            if !self.fill(self.segment_bytes as usize, 1)? {
                 return Err(LogError::Full);
             }
         }
@@ -97,32 +102,33 @@ impl Spares {
 
     /// Does a slice of the preparation of a segment; whether there is more to do.
     pub(super) fn prepare(&self) -> Result<bool, LogError> {
-        let mut list = self.list();
-        if list.ready.len() >= self.wanted {
-            list.full = false;
-            return Ok(false);
-        }
-        self.fill(&mut list, self.fill_bytes)?;
-        Ok(list.ready.len() < self.wanted && !list.full)
+        Ok(self.fill(self.fill_bytes, self.wanted)? && self.wants_more())
     }
 
-    fn fill(&self, list: &mut List, bytes: usize) -> Result<(), LogError> {
-        match self.try_fill(list, bytes) {
+    /// Fills some bytes unless so many are ready; `false` if there is no room.
+    fn fill(&self, bytes: usize, wanted: usize) -> Result<bool, LogError> {
+        let mut preparing = self.preparing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may just have made one.
+        {
+            let mut list = self.list();
+            if list.ready.len() >= wanted {
+                list.full &= list.ready.len() < self.wanted;
+                return Ok(true);
+            }
+        }
+        match self.try_fill(&mut preparing, bytes) {
             Ok(()) => {
-                list.full = false;
-                Ok(())
+                self.list().full = false;
+                Ok(true)
             }
             Err((_, error)) if is_full(&error) => {
                 // What has been filled is given back, so that others on this disk get on.
-                list.full = true;
-                if let Some(preparing) = list.preparing.take() {
-                    drop(preparing.file);
-                    self.disk
-                        .remove(&temporary(preparing.number))
-                        .and_then(|()| self.disk.sync_dir(LOG_DIR))
-                        .map_err(|error| self.fault("remove a spare segment", &error))?;
+                self.list().full = true;
+                if let Some(Preparing { number, file, .. }) = preparing.take() {
+                    drop(file);
+                    self.remove(&temporary(number))?;
                 }
-                Ok(())
+                Ok(false)
             }
             Err((what, error)) => Err(self.fault(what, &error)),
         }
@@ -132,17 +138,20 @@ impl Spares {
         self.shared.fault(&format!("{what}: {error}"))
     }
 
-    fn try_fill(&self, list: &mut List, bytes: usize) -> Result<(), (&'static str, io::Error)> {
-        if list.preparing.is_none() {
-            let number = list.next;
-            list.next += 1;
+    fn try_fill(
+        &self,
+        slot: &mut Option<Preparing>,
+        bytes: usize,
+    ) -> Result<(), (&'static str, io::Error)> {
+        if slot.is_none() {
+            let number = self.next_number();
             let file = self
                 .disk
                 .open(&temporary(number), OpenMode::CreateNew)
                 .map_err(|error| ("create a spare segment", error))?;
-            list.preparing = Some(Preparing { number, file, filled: 0 });
+            *slot = Some(Preparing { number, file, filled: 0 });
         }
-        let preparing = list.preparing.as_mut().expect("it was just made");
+        let Some(preparing) = slot else { return Ok(()) };
         let failed = |error| ("fill a spare segment", error);
         let until = (preparing.filled + bytes as u64).min(self.segment_bytes);
         while preparing.filled < until {
@@ -153,38 +162,38 @@ impl Spares {
         // Each slice is synced, so that the last sync does not keep the disk busy for long.
         preparing.file.sync().map_err(failed)?;
         if preparing.filled == self.segment_bytes {
-            let number = preparing.number;
-            list.preparing = None;
-            let failed = |error| ("name a spare segment", error);
-            self.disk.rename(&temporary(number), &spare_name(number)).map_err(failed)?;
-            self.disk.sync_dir(LOG_DIR).map_err(failed)?;
-            list.ready.push(spare_name(number));
+            let (from, to) = (temporary(preparing.number), spare_name(preparing.number));
+            *slot = None;
+            self.disk
+                .rename(&from, &to)
+                .and_then(|()| self.disk.sync_dir(LOG_DIR))
+                .map_err(|error| ("name a spare segment", error))?;
+            self.list().ready.push(to);
         }
         Ok(())
     }
 
+    fn next_number(&self) -> u64 {
+        let mut list = self.list();
+        list.next += 1;
+        list.next - 1
+    }
+
     /// Takes a segment that nobody needs: keeps it as a spare if one is wanted and it fits, removes it otherwise.
     pub(super) fn recycle(&self, name: &str) -> Result<(), LogError> {
-        let mut list = self.list();
-        let fits = || {
-            let file = self.disk.open(name, OpenMode::Read)?;
-            Ok(file.len()? == self.segment_bytes)
-        };
-        let fits =
-            fits().map_err(|error: io::Error| self.fault("look at an old segment", &error))?;
-        if list.ready.len() < self.wanted && fits {
-            let number = list.next;
-            list.next += 1;
-            self.disk
-                .rename(name, &spare_name(number))
-                .and_then(|()| self.disk.sync_dir(LOG_DIR))
-                .map_err(|error| self.fault("recycle a segment", &error))?;
-            list.ready.push(spare_name(number));
-            list.full = false;
-        } else {
-            drop(list);
-            self.remove(name)?;
+        let len = self.disk.open(name, OpenMode::Read).and_then(|file| file.len());
+        let len = len.map_err(|error| self.fault("look at an old segment", &error))?;
+        if !self.wants_more() || len != self.segment_bytes {
+            return self.remove(name);
         }
+        let spare = spare_name(self.next_number());
+        self.disk
+            .rename(name, &spare)
+            .and_then(|()| self.disk.sync_dir(LOG_DIR))
+            .map_err(|error| self.fault("recycle a segment", &error))?;
+        let mut list = self.list();
+        list.ready.push(spare);
+        list.full = false;
         Ok(())
     }
 
