@@ -30,6 +30,8 @@ pub struct HostConfig {
     pub log_time_drift_max: Duration,
     /// The log on disk.
     pub log: LogConfig,
+    /// How many bytes of checkpoint pages stay in memory; more makes checkpoints of scattered changes faster.
+    pub checkpoint_cache_bytes: usize,
 }
 
 impl Default for HostConfig {
@@ -46,6 +48,7 @@ impl Default for HostConfig {
             retain: core.retain,
             log_time_drift_max: core.log_time_drift_max,
             log: LogConfig::default(),
+            checkpoint_cache_bytes: 64 << 20,
         }
     }
 }

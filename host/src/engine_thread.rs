@@ -39,7 +39,8 @@ pub(crate) enum Command {
 }
 
 type ProposeAnswer = Result<quorate_replicator::Decision, quorate_replicator::ProposeError>;
-type ProposeManyAnswer = Result<Vec<quorate_replicator::Decision>, quorate_replicator::ProposeError>;
+type ProposeManyAnswer =
+    Result<Vec<quorate_replicator::Decision>, quorate_replicator::ProposeError>;
 type ReadAnswer = Result<quorate_replicator::Position, quorate_replicator::ReadError>;
 type DecisionAnswer = Result<quorate_replicator::Decision, quorate_replicator::ReadError>;
 
@@ -118,7 +119,11 @@ impl EngineThread {
                 Some(Duration::ZERO)
             } else {
                 let wake = self.core.wake_at(now).map(|at| at.saturating_sub(self.clock.now()));
-                if self.full { Some(wake.map_or(ROOM_AGAIN_AFTER, |wake| wake.min(ROOM_AGAIN_AFTER))) } else { wake }
+                if self.full {
+                    Some(wake.map_or(ROOM_AGAIN_AFTER, |wake| wake.min(ROOM_AGAIN_AFTER)))
+                } else {
+                    wake
+                }
             };
             self.shared.inbox.take(&mut commands, wait);
         }
@@ -144,7 +149,10 @@ impl EngineThread {
             Command::LogFailed(cause) => core.fail(cause, effects),
             Command::Checkpointed(index, Ok(())) => core.checkpointed(now, index, effects),
             Command::Checkpointed(index, Err(cause)) => {
-                core.fail(format!("the checkpoint at index {index} could not be stored: {cause}"), effects);
+                core.fail(
+                    format!("the checkpoint at index {index} could not be stored: {cause}"),
+                    effects,
+                );
             }
             Command::Fetched(reader, Ok(fetched)) => core.fetched(now, reader, fetched, effects),
             Command::Fetched(_, Err(cause)) => core.fail(cause, effects),
@@ -168,7 +176,9 @@ impl EngineThread {
             None if closing => Health::Closed,
             None if self.full => Health::StorageFull,
             None if self.core.is_ready() => Health::Ready,
-            None => Health::Waiting { reason: "the log is being replayed, or nobody proposes yet".into() },
+            None => Health::Waiting {
+                reason: "the log is being replayed, or nobody proposes yet".into(),
+            },
         };
         *self.shared.seen() = Seen { health, group: self.core.status() };
     }
@@ -239,7 +249,8 @@ impl EngineThread {
     }
 
     fn tell(&mut self, id: SubscriptionId, news: News) {
-        let gone = self.subscribers.get(&id).is_none_or(|subscriber| subscriber.send(news).is_err());
+        let gone =
+            self.subscribers.get(&id).is_none_or(|subscriber| subscriber.send(news).is_err());
         if gone {
             self.subscribers.remove(&id);
             self.core.unsubscribe(id);
@@ -256,11 +267,10 @@ impl EngineThread {
         drop(shared.inbox.close());
         let mut joined = fetches.join();
         joined &= checkpoints.is_none_or(Worker::join);
-        if let Err(cause) = files.close() {
-            outcome = outcome.and(Err(cause));
-        }
+        let closed = files.close();
+        outcome = outcome.and(closed);
         if !joined {
-            outcome = outcome.and(Err("a thread of the node panicked; this is a bug".into()));
+            outcome = outcome.and_then(|()| Err("a thread panicked; this is a bug".into()));
         }
         shared.listeners.end();
         shared.closed.send_replace(Some(outcome));

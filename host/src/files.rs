@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_engine::StoredCheckpoint;
-use quorate_replicator::{CheckpointReader, ClusterId, Durability, Env, OpenError, RestoreError, SessionId};
+use quorate_replicator::{CheckpointReader, Durability, Env, OpenError, RestoreError, SessionId};
 use quorate_storage::{
-    CheckpointError, CheckpointMeta, CheckpointStore, DataDir, DataDirError, DataMode, Disk, Group, Health, Identity, Log,
-    LogError, LogReader, LogThread, MemoryDisk, Pin, RealDisk, Record, Recovered, Seq,
+    CheckpointError, CheckpointMeta, CheckpointMode, CheckpointStore, DataDir, DataDirError,
+    DataMode, Disk, Group, Health, Identity, Log, LogError, LogReader, LogThread, MemoryDisk,
+    OnDurable, Pin, RealDisk, Record, Recovered, Seq,
 };
 
 use crate::HostConfig;
@@ -60,8 +61,11 @@ impl Files {
         inbox: &Arc<Inbox<Command>>,
     ) -> Result<Opened, OpenError> {
         let volatile = env.durability == Durability::Memory;
-        let disk: Arc<dyn Disk> =
-            if volatile { Arc::new(MemoryDisk::new()) } else { Arc::new(RealDisk::new(&env.data_dir)) };
+        let disk: Arc<dyn Disk> = if volatile {
+            Arc::new(MemoryDisk::new())
+        } else {
+            Arc::new(RealDisk::new(&env.data_dir))
+        };
         let Recovery { directory, log, recovered, store } =
             recover(disk, driver, config, env, DataMode::Create)?;
         let checkpoint = restore_point(&store, env)?;
@@ -70,15 +74,16 @@ impl Files {
             LogSide::Inline(Box::new(log))
         } else {
             let inbox = Arc::clone(inbox);
-            let report = move |durable: Result<Vec<(Group, Seq)>, LogError>| match durable {
+            let on_durable: OnDurable = Box::new(move |durable| match durable {
                 Ok(durable) => {
                     for (_, seq) in durable {
-                        inbox.report(Command::Durable(seq));
+                        inbox.report(Command::Durable(*seq));
                     }
                 }
                 Err(error) => inbox.report(Command::LogFailed(error.to_string())),
-            };
-            LogSide::Thread(LogThread::start(log, report).map_err(|error| directory_error(env, &error))?)
+            });
+            let thread = LogThread::start(log, on_durable);
+            LogSide::Thread(thread.map_err(|error| directory_error(env, &error))?)
         };
         let checkpoints = (!volatile).then(|| Arc::new(store));
         let files = Self { log, directory };
@@ -141,18 +146,27 @@ pub(crate) fn recover(
     mode: DataMode,
 ) -> Result<Recovery, OpenError> {
     let found = DataDir::peek(&*disk).map_err(|error| of_directory(env, error))?;
-    let random = || SessionId::random().map(SessionId::bytes).map_err(|error| directory_error(env, &error));
+    let random =
+        || SessionId::random().map(SessionId::bytes).map_err(|error| directory_error(env, &error));
     let cluster = match (config.cluster, found) {
         (Some(cluster), _) => cluster.bytes(),
         (None, Some(found)) => found.cluster,
         (None, None) => random()?,
     };
-    let identity =
-        Identity { cluster, node: env.node.number(), driver: driver.into(), groups: 1 };
-    let mut directory =
-        DataDir::open(disk, &identity, mode, random()?).map_err(|error| of_directory(env, error))?;
-    let store = CheckpointStore::open(directory.disk(), GROUP, mode)
-        .map_err(|error| OpenError::Corrupt { problem: error.to_string() })?;
+    let identity = Identity { cluster, node: env.node.number(), driver: driver.into(), groups: 1 };
+    let mut directory = DataDir::open(disk, &identity, mode, random()?)
+        .map_err(|error| of_directory(env, error))?;
+    let checkpoint_mode = match mode {
+        DataMode::ReadOnly => CheckpointMode::ReadOnly,
+        DataMode::Create | DataMode::Existing => CheckpointMode::Create,
+    };
+    let store = CheckpointStore::open(
+        directory.disk(),
+        GROUP,
+        checkpoint_mode,
+        config.checkpoint_cache_bytes,
+    )
+    .map_err(|error| OpenError::Corrupt { problem: error.to_string() })?;
     let watermark = store.latest().map_or(0, |meta| meta.log_watermark);
     let (log, mut recovered) = directory
         .open_log(config.log.clone(), watermark)
@@ -208,7 +222,7 @@ impl RecoveredCheckpoint {
             index: self.meta.index,
             mark: self.meta.mark.clone(),
             state: self.meta.state,
-            words: self.meta.words.clone(),
+            words: self.meta.position.clone(),
             machine: &mut self.machine,
             host: &mut self.host,
         }

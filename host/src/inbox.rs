@@ -38,7 +38,7 @@ impl<T> Inbox<T> {
 
     /// Puts a client's request in.
     pub(crate) fn request(&self, command: T) -> Result<(), Refused> {
-        let mut state = self.lock();
+        let state = self.lock();
         if !state.open {
             return Err(Refused::Closed);
         }

@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use quorate_engine::engine::EngineDriver;
 use quorate_engine::{HashedFrame, HostCore, Start, checkpoint_position};
 use quorate_replicator::{
-    Clock, CloseError, Consistency, Cursor, Decision, Durability, Env, EventStream, Frame, FrameId, GroupId, Handler,
-    Health, NodeId, OpenError, Pinned, Position, ProposeError, ReadError, Replicator, Resource, Scope, ShardKey,
-    StateMachine, Status, SubscribeError, Subscription,
+    Clock, CloseError, Consistency, Cursor, Decision, Durability, Env, EventStream, Frame, FrameId,
+    GroupId, Handler, Health, NodeId, OpenError, Pinned, Position, ProposeError, ReadError,
+    Replicator, Resource, Scope, ShardKey, StateMachine, Status, SubscribeError, Subscription,
 };
 use quorate_storage::{CheckpointStore, Group};
 use tokio::runtime::Handle;
@@ -73,7 +73,8 @@ impl HostNode {
             driver: D::NAME.into(),
             problem: format!("a thread could not be started: {error}"),
         };
-        let fetches = workers::fetches(group, reader.clone(), Arc::clone(&inbox)).map_err(thread_failed)?;
+        let fetches =
+            workers::fetches(group, reader.clone(), Arc::clone(&inbox)).map_err(thread_failed)?;
         let writer = checkpoints
             .clone()
             .map(|store| workers::checkpoints(store, reader, Arc::clone(&inbox)))
@@ -124,9 +125,10 @@ impl HostNode {
 
     fn propose_refused(&self, refused: Refused) -> ProposeError {
         match refused {
-            Refused::Full => {
-                ProposeError::Overloaded { resource: Resource::Frames, limit: self.requests_max as u64 }
-            }
+            Refused::Full => ProposeError::Overloaded {
+                resource: Resource::Frames,
+                limit: self.requests_max as u64,
+            },
             Refused::Closed => ProposeError::Closed { submitted: false },
         }
     }
@@ -224,7 +226,7 @@ impl Replicator for HostNode {
             .pin()
             .map_err(|error| ReadError::Checkpoint { problem: error.to_string() })?
             .ok_or(ReadError::NoCheckpoint)?;
-        let position = checkpoint_position(GROUP, pin.meta().index, &pin.meta().words)
+        let position = checkpoint_position(GROUP, pin.meta().index, &pin.meta().position)
             .map_err(|error| ReadError::Checkpoint { problem: error.to_string() })?;
         Ok(Arc::new(HostPinned { pin, position }))
     }

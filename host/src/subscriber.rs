@@ -83,7 +83,10 @@ pub(crate) async fn run(
                         break SubscriptionEnd::Cancelled { cursor: cursor() };
                     };
                     if let Err(error) = handled {
-                        break SubscriptionEnd::Failed { cursor: cursor(), error: error.to_string() };
+                        break SubscriptionEnd::Failed {
+                            cursor: cursor(),
+                            error: error.to_string(),
+                        };
                     }
                 }
                 control.lock().advance(chunk.reached);

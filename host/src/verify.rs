@@ -21,9 +21,9 @@ pub struct VerifyReport {
     pub log_entries: u64,
     /// The last batch of the checkpoint; 0 if there is none.
     pub checkpoint: u64,
-    /// Pairs in the checkpoint, each read and checked.
+    /// Pairs of the state machine in the checkpoint, each read and checked.
     pub checkpoint_pairs: u64,
-    /// Digest of all pairs of the checkpoint, equal on all nodes at the same index.
+    /// Digest of these pairs, equal on all nodes at the same index.
     pub checkpoint_digest: [u8; 32],
     /// The last batch.
     pub applied: u64,
@@ -54,7 +54,7 @@ pub(crate) fn verify<D: EngineDriver>(
     machine: Box<dyn StateMachine>,
 ) -> Result<VerifyReport, OpenError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&env.data_dir));
-    let Recovery { directory, log, recovered, store } =
+    let Recovery { directory, log, recovered, mut store } =
         recover(disk, D::NAME, config, env, DataMode::ReadOnly)?;
     let corrupt = |problem: String| OpenError::Corrupt { problem };
     let summary = store.verify().map_err(|error| corrupt(error.to_string()))?;
@@ -83,8 +83,8 @@ pub(crate) fn verify<D: EngineDriver>(
         log_first,
         log_entries,
         checkpoint: store.latest().map_or(0, |meta| meta.index),
-        checkpoint_pairs: summary.map_or(0, |summary| summary.pairs()),
-        checkpoint_digest: summary.map_or([0; 32], |summary| summary.digest()),
+        checkpoint_pairs: summary.machine.pairs,
+        checkpoint_digest: summary.machine.digest,
         applied: status.applied,
         history: status.history,
         sessions: status.sessions,

@@ -5,8 +5,10 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use quorate_engine::{CheckpointJob, Fetch, Fetched};
-use quorate_replicator::Pair;
-use quorate_storage::{CheckpointMeta, CheckpointStore, CheckpointWrite, Group, LogError, LogReader};
+use quorate_replicator::{CheckpointPairs, Pair};
+use quorate_storage::{
+    CheckpointMeta, CheckpointStore, CheckpointWrite, Group, LogError, LogReader,
+};
 
 use crate::engine_thread::Command;
 use crate::inbox::Inbox;
@@ -56,24 +58,22 @@ pub(crate) fn checkpoints(
         let index = job.index;
         let meta = CheckpointMeta {
             index,
-            words: job.words.into(),
+            position: job.words.into(),
             mark: job.mark,
             state: job.state,
             // What a checkpoint holds was durable in the log before it was applied.
             log_watermark: reader.durable_lsn(),
         };
+        let changes =
+            |pairs: CheckpointPairs| pairs.map(|Pair { key, value }| (key, value)).collect();
         let write = CheckpointWrite {
             meta,
-            machine: job.machine.map(into_write),
-            host: job.host.map(into_write),
+            machine_pairs: changes(job.machine),
+            host_pairs: changes(job.host),
         };
-        let stored = store.write(write);
-        inbox.report(Command::Checkpointed(index, stored.map(drop).map_err(|error| error.to_string())));
+        let stored = store.write(write).map_err(|error| error.to_string());
+        inbox.report(Command::Checkpointed(index, stored));
     })
-}
-
-fn into_write(pair: Pair) -> (bytes::Bytes, Option<bytes::Bytes>) {
-    (pair.key, pair.value)
 }
 
 /// Reads the log for subscribers who are not among the newest batches.
