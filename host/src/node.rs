@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -38,7 +38,8 @@ pub(crate) struct HostNode {
     clock: Arc<dyn Clock>,
     requests_max: usize,
     shared: Arc<Shared>,
-    checkpoints: Option<Arc<CheckpointStore>>,
+    /// The store itself belongs to the threads, and is closed with them; none if the node keeps no checkpoints.
+    checkpoints: Option<Weak<CheckpointStore>>,
     /// Where subscribers' tasks run.
     runtime: Handle,
 }
@@ -75,8 +76,8 @@ impl HostNode {
         };
         let fetches =
             workers::fetches(group, reader.clone(), Arc::clone(&inbox)).map_err(thread_failed)?;
+        let store = checkpoints.as_ref().map(Arc::downgrade);
         let writer = checkpoints
-            .clone()
             .map(|store| workers::checkpoints(store, reader, Arc::clone(&inbox)))
             .transpose()
             .map_err(thread_failed)?;
@@ -103,7 +104,7 @@ impl HostNode {
             clock: env.clock,
             requests_max: config.requests_max,
             shared,
-            checkpoints,
+            checkpoints: store,
             runtime,
         })
     }
@@ -221,7 +222,11 @@ impl Replicator for HostNode {
     }
 
     async fn pinned(&self, _shard: &ShardKey) -> Result<Arc<dyn Pinned>, ReadError> {
+        if *self.shared.closing.borrow() {
+            return Err(ReadError::Closed);
+        }
         let store = self.checkpoints.as_ref().ok_or(ReadError::NoCheckpoint)?;
+        let store = store.upgrade().ok_or(ReadError::Closed)?;
         let pin = store
             .pin()
             .map_err(|error| ReadError::Checkpoint { problem: error.to_string() })?

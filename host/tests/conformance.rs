@@ -8,14 +8,14 @@ use async_trait::async_trait;
 use quorate_conformance::replicator::{Cluster, MachineMaker, ReplicatorFactory, replicator};
 use quorate_driver_local::{Local, LocalConfig};
 use quorate_engine::engine::{
-    Demand, Engine, EngineDriver, EngineStatus, Input, Now, Opening, Output, Placed,
+    Demand, Engine, EngineDriver, EngineStatus, Input, Now, Opening, Output, Placed, ReadAnswer,
 };
 use quorate_host::{HostConfig, Hosted};
 use quorate_replicator::{Driver, Durability, Env, MonotonicClock, NodeId, Replicator};
 use quorate_storage::Body;
 use tempfile::TempDir;
 
-/// The local driver, which wants no batch while it is told so.
+/// The local driver, which decides and confirms nothing while it is told so.
 #[derive(Clone, Debug, Default)]
 struct Stallable(Arc<AtomicBool>);
 
@@ -39,7 +39,13 @@ impl EngineDriver for Stallable {
 
 impl Engine for StallableEngine {
     fn step(&mut self, now: Now, input: Input, out: &mut Output) {
-        self.0.step(now, input, out);
+        match input {
+            // Like a node that has lost its quorum, it can confirm nothing.
+            Input::Read(id) if self.1.load(Ordering::SeqCst) => {
+                out.reads.push((id, ReadAnswer::Retry));
+            }
+            input => self.0.step(now, input, out),
+        }
     }
 
     fn propose(&mut self, now: Now, batch: Body, out: &mut Output) -> Result<Placed, Body> {
