@@ -49,6 +49,12 @@ pub trait Extension: fmt::Debug + Send + Sync + 'static {
     fn due(&self, table: u8, key: &[u8], context: &mut ShardContext<'_>) {
         let _ = (table, key, context);
     }
+
+    /// Whether a row of a checkpoint can be one that this extension wrote, so that it may rely on that afterwards.
+    fn can_hold(&self, table: u8, key: &[u8], row: &[u8]) -> bool {
+        let _ = (table, key, row);
+        true
+    }
 }
 
 /// A table of an extension.

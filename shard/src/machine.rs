@@ -5,18 +5,15 @@ use std::sync::{Arc, PoisonError};
 
 use quorate_replicator::{
     Batch, BatchFrame, CheckpointPairs, CheckpointReader, LogTime, Outcomes, RestoreError,
-    ShardKey, StateMachine,
+    StateMachine,
 };
 
 use crate::context::{Core, ShardContext};
 use crate::envelope;
 use crate::extension::Deadline;
-use crate::journal::Mark;
-use crate::key::Key;
-use crate::layout::{self, Place};
 use crate::limits::DUE_MAX;
-use crate::row::{HEADER_BYTES, Row};
-use crate::shard::{Cell, Shard, State, row_cost};
+use crate::restore::restore;
+use crate::shard::{Shard, State};
 use crate::shards::{Extensions, World};
 use crate::{Refusal, Shards};
 
@@ -150,41 +147,9 @@ impl StateMachine for ShardMachine {
     }
 
     fn restore(&mut self, reader: &mut dyn CheckpointReader) -> Result<(), RestoreError> {
-        let mut core = Core::new(self.core.limits);
         // Readers go on with the state as it was until the new one is whole.
-        let world = Arc::new(World::new());
-        let mut restoring = None;
-        let mut has_format = false;
-        while let Some((key, value)) = reader.next()? {
-            match layout::read_key(&key)? {
-                Place::Format => {
-                    layout::check_format(&value)?;
-                    has_format = true;
-                }
-                _ if !has_format => {
-                    return Err(RestoreError::new("it does not begin with its format version"));
-                }
-                Place::Head { shard } => {
-                    if let Some(done) = restoring.replace(Restoring::new(shard, &value)?) {
-                        done.finish(&mut core, &world)?;
-                    }
-                }
-                Place::Row { shard, table, key } => {
-                    if self.extensions.of_table(table).is_none() {
-                        return Err(RestoreError::new(format!(
-                            "shard {shard} has rows in table {table}, which belongs to no extension of this program; start it with the services that the cluster uses"
-                        )));
-                    }
-                    Restoring::of(&mut restoring, &shard)?.row(table, key, &value, &mut core)?;
-                }
-                Place::Change { shard, number } => {
-                    Restoring::of(&mut restoring, &shard)?.change(number, &value)?;
-                }
-            }
-        }
-        if let Some(done) = restoring {
-            done.finish(&mut core, &world)?;
-        }
+        let (core, world) = restore(reader, self.core.limits, &self.extensions)?;
+        let world = Arc::new(world);
         world.set_bytes(core.bytes);
         self.core = core;
         self.world = Arc::clone(&world);
@@ -202,81 +167,56 @@ impl fmt::Debug for ShardMachine {
     }
 }
 
-/// A shard being read from a checkpoint, which holds it in one piece: head, rows, changes.
-struct Restoring {
-    shard: ShardKey,
-    state: State,
-    /// What the head says; what was read must come to the same.
-    bytes: u64,
-}
+#[cfg(test)]
+mod tests {
+    use quorate_replicator::{Frame, FrameId, GroupId, SessionId, ShardKey};
 
-impl Restoring {
-    fn new(shard: ShardKey, value: &[u8]) -> Result<Self, RestoreError> {
-        let head = layout::decode_head(value)
-            .ok_or_else(|| RestoreError::new(format!("the head of shard {shard} is damaged")))?;
-        let mut state = State::new();
-        state.revision = head.revision;
-        state.mark = Mark::RESTORED;
-        state.changes = crate::changes::ChangeList::restored(head.first_change, head.compacted);
-        Ok(Self { shard, state, bytes: head.bytes })
+    use super::*;
+    use crate::kv::Op;
+
+    fn apply(machine: &mut ShardMachine, ops: &[Op<'_>]) {
+        let shard = ShardKey::new("acme", "orders").unwrap();
+        let id = FrameId { session: SessionId::new([1; 16]), serial: 1 };
+        let frames: Vec<_> = ops
+            .iter()
+            .map(|op| BatchFrame { slot: 0, frame: Frame::new(id, shard.clone(), op.encode()) })
+            .collect();
+        let batch = Batch {
+            group: GroupId::new(0),
+            epoch: 0,
+            index: 1,
+            log_time: LogTime::ZERO,
+            frames: &frames,
+        };
+        machine.apply(&batch, &mut Outcomes::default());
     }
 
-    fn of<'a>(
-        restoring: &'a mut Option<Self>,
-        shard: &ShardKey,
-    ) -> Result<&'a mut Self, RestoreError> {
-        restoring
-            .as_mut()
-            .filter(|restoring| restoring.shard == *shard)
-            .ok_or_else(|| RestoreError::new(format!("shard {shard} has no head")))
-    }
-
-    fn row(
-        &mut self,
-        table: u8,
-        key: &[u8],
-        value: &[u8],
-        core: &mut Core,
-    ) -> Result<(), RestoreError> {
-        if value.len() < HEADER_BYTES {
-            return Err(self.damaged("row"));
+    /// A node in memory may never make a checkpoint, and one on disk may make none for long.
+    #[test]
+    fn the_journal_is_bounded_by_the_state_without_any_checkpoint() {
+        let limit = |limits: &mut crate::Limits| limits.changes_max = 4;
+        let (mut machine, _shards) = Shards::builder().limit(limit).build();
+        let large = [0; 1000];
+        let round = [
+            Op::put(b"stays", b"1"),
+            Op::put(b"goes", b"1"),
+            Op::put(b"goes", &large),
+            Op::delete(b"goes"),
+            Op::put(b"a key that does not stand in the tree", b""),
+            Op::delete_prefix(b"a key"),
+        ];
+        // One row, four changes, one head; two keys that were in the checkpoint and are gone, and its changes.
+        for (checkpointed, most) in [(false, 1 + 4 + 1), (true, 1 + 4 + 1 + 2 + 4)] {
+            if checkpointed {
+                apply(&mut machine, &round[1..2]);
+                apply(&mut machine, &round[4..5]);
+                drop(machine.begin_checkpoint());
+            }
+            for _ in 0..100 {
+                apply(&mut machine, &round);
+                let length = machine.core.journal.len();
+                assert!(length <= most, "{length} entries after a checkpoint: {checkpointed}");
+            }
         }
-        let (key, row) = (Key::from(key), Row::new(value));
-        self.state.bytes += row_cost(&key, &row);
-        if let Some(at) = row.deadline() {
-            let (shard, key) = (self.shard.clone(), key.clone());
-            core.deadlines.insert(Deadline { at, shard, table, key });
-        }
-        self.state.rows_mut(table).insert(key, Cell { row, mark: Mark::RESTORED });
-        Ok(())
-    }
-
-    fn change(&mut self, number: u64, value: &[u8]) -> Result<(), RestoreError> {
-        let change = layout::decode_change(value).ok_or_else(|| self.damaged("change"))?;
-        let in_order = number == self.state.changes.next_number()
-            && change.revision >= self.state.changes.newest_revision()
-            && change.revision <= self.state.revision;
-        if !in_order {
-            return Err(self.damaged("change list"));
-        }
-        self.state.bytes += change.cost();
-        self.state.changes.push(change);
-        Ok(())
-    }
-
-    fn finish(self, core: &mut Core, world: &World) -> Result<(), RestoreError> {
-        if self.state.bytes != self.bytes {
-            return Err(self.damaged("count of bytes"));
-        }
-        core.bytes += self.bytes;
-        world.insert(Shard::new(self.shard, self.state));
-        Ok(())
-    }
-
-    fn damaged(&self, what: &str) -> RestoreError {
-        RestoreError::new(format!(
-            "a {what} of shard {} is damaged; restore this node from another one or from a backup",
-            self.shard
-        ))
     }
 }

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use bytes::Bytes;
 use quorate_replicator::LogTime;
 
-use crate::kv::op::{Compare, Condition, Op, Transaction, TransactionOp};
+use crate::kv::op::{Compare, Condition, Op, Transaction, TransactionOp, check_key};
 use crate::kv::reply::{self, StepResult};
 use crate::kv::row::KvRow;
 use crate::kv::{TABLE, kind};
@@ -59,6 +59,10 @@ impl Extension for KvExtension {
             }
         }
         Ok(())
+    }
+
+    fn can_hold(&self, _: u8, key: &[u8], row: &[u8]) -> bool {
+        check_key(key).is_ok() && KvRow::fits(row)
     }
 }
 
