@@ -1,17 +1,20 @@
 //! The drivers and transports that this build has: the only place that knows every one.
 
-#[cfg(feature = "local")]
-use quorate_replicator::Driver;
 use quorate_replicator::Registry;
-use serde::Deserialize as _;
 
 use crate::node;
 use crate::transports::Transports;
 use crate::{Config, ConfigError};
 
-/// The drivers of this build, and how to get the others.
-pub fn registry() -> Registry {
+#[cfg(feature = "hosted")]
+pub use hosted::verify;
+
+/// The drivers of this build, with what the configuration says about every driver, and how to get the others.
+#[cfg_attr(not(feature = "hosted"), allow(unused_variables, reason = "no driver is built in"))]
+pub fn registry(config: &Config) -> Registry {
     let registry = Registry::new();
+    #[cfg(feature = "local")]
+    let registry = registry.with(hosted::local(config));
     #[cfg(not(feature = "local"))]
     let registry = registry.without("local", missing("local"));
     registry
@@ -21,18 +24,21 @@ pub fn registry() -> Registry {
 pub fn transports() -> Transports {
     Transports::new().without(
         "memory",
-        "it joins nodes of one process: give each node a port of the same hub with `NodeBuilder::transport`",
+        "it joins nodes of one process: give each node its end of the same hub with `NodeBuilder::transport`",
     )
 }
 
-/// Checks a configuration against this build, without opening anything: names, and the keys of every driver's table.
+/// Checks a configuration against this build, without opening anything: names, values, and the keys of every driver's
+/// table.
 ///
 /// # Errors
 ///
 /// The first thing that is wrong: where it stands and what would be right.
 pub fn check(config: &Config) -> Result<(), ConfigError> {
     config.check()?;
-    node::check_names(config, &registry(), &transports())?;
+    node::check_names(config, &registry(config), &transports())?;
+    #[cfg(feature = "local")]
+    hosted::table_of(&hosted::local(config), config)?;
     Ok(())
 }
 
@@ -42,12 +48,104 @@ fn missing(feature: &str) -> String {
     format!("this program was built without it; rebuild with `--features {feature}`")
 }
 
-/// Reads the table of a driver as its opening would.
-#[allow(dead_code)]
-fn check_table<D: Driver>(config: &Config) -> Result<(), ConfigError> {
-    let Some(table) = config.plugged_table("driver", D::NAME) else { return Ok(()) };
-    let place = table.place();
-    D::Config::deserialize(table)
-        .map(drop)
-        .map_err(|error| config.problem_at(place.span(), error.message()))
+/// Drivers that are engines, and what they share.
+#[cfg(feature = "hosted")]
+mod hosted {
+    use std::sync::Arc;
+
+    use quorate_engine::engine::EngineDriver;
+    use quorate_host::{CheckpointPolicy, HostConfig, Hosted, LogConfig, Retain, VerifyReport};
+    use quorate_replicator::{Driver, Env, MonotonicClock, NodeId};
+    use quorate_shard::Shards;
+    use serde::Deserialize as _;
+
+    use crate::node::check_names;
+    use crate::{Config, ConfigError, NodeError};
+
+    #[cfg(feature = "local")]
+    pub(super) fn local(config: &Config) -> Hosted<quorate_driver_local::Local> {
+        Hosted::new(quorate_driver_local::Local, host_config(config))
+    }
+
+    /// Checks the data directory that the configuration names, without writing to it and without a node: every record
+    /// of the log, every pair of the checkpoint, and that replaying the log gives the history that is written in it.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong, where, and what to do.
+    pub fn verify(config: &Config) -> Result<VerifyReport, NodeError> {
+        config.check()?;
+        check_names(config, &super::registry(config), &super::transports())?;
+        match config.driver.kind.as_str() {
+            #[cfg(feature = "local")]
+            "local" => verify_with(&local(config), config),
+            other => unreachable!("driver {other:?} is registered and not known here"),
+        }
+    }
+
+    fn verify_with<D: EngineDriver>(
+        driver: &Hosted<D>,
+        config: &Config,
+    ) -> Result<VerifyReport, NodeError> {
+        let table = table_of(driver, config)?;
+        let node = NodeId::new(config.node.id);
+        let mut env = Env::new(node, &config.node.data_dir, Arc::new(MonotonicClock::new()), 0);
+        env.durability = config.node.durability;
+        let bytes_max = config.shard.state_bytes_max;
+        let (machine, _) =
+            Shards::builder().limit(|limits| limits.state_bytes_max = bytes_max).build();
+        Ok(driver.verify(&table, &env, Box::new(machine))?)
+    }
+
+    /// Reads the table of a driver as its opening would.
+    pub(super) fn table_of<D: EngineDriver>(
+        _driver: &Hosted<D>,
+        config: &Config,
+    ) -> Result<D::Config, ConfigError>
+    where
+        Hosted<D>: Driver<Config = D::Config>,
+    {
+        let Some(table) = config.plugged_table("driver", <Hosted<D> as Driver>::NAME) else {
+            return Ok(D::Config::default());
+        };
+        let place = table.place();
+        D::Config::deserialize(table)
+            .map_err(|error| config.problem_at(place.span(), error.message()))
+    }
+
+    /// What the host takes from the configuration.
+    fn host_config(config: &Config) -> HostConfig {
+        let Config { node, limits, checkpoint, log, retain, .. } = config;
+        let mut host = HostConfig::default();
+        host.cluster = node.cluster_id();
+        host.requests_max = count(limits.requests_max);
+        host.frames_in_flight_max = count(limits.frames_in_flight_max);
+        host.bytes_in_flight_max = count(limits.bytes_in_flight_max);
+        host.reads_max = count(limits.reads_in_flight_max);
+        host.subscriptions_max = count(limits.subscriptions_max);
+        host.log_time_drift_max = limits.log_time_drift_max;
+        host.checkpoint = CheckpointPolicy {
+            log_bytes: checkpoint.log_bytes,
+            interval: checkpoint.interval,
+            ..CheckpointPolicy::default()
+        };
+        host.retain = Retain { bytes: retain.bytes, age: retain.age };
+        host.log = log_config(log);
+        host
+    }
+
+    fn log_config(log: &crate::LogConfig) -> LogConfig {
+        let mut config = LogConfig::default();
+        config.segment_bytes = log.segment_bytes;
+        config.tail_cache_bytes = count(log.tail_cache_bytes);
+        config.block_bytes_max = count(log.block_bytes_max.min(log.segment_bytes / 2));
+        config.spares = count(log.spares);
+        config.pinned_bytes_max = log.pinned_bytes_max;
+        config
+    }
+
+    /// A number as memory counts; what does not fit is no limit on this machine.
+    fn count(number: u64) -> usize {
+        usize::try_from(number).unwrap_or(usize::MAX)
+    }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quorate_replicator::Durability;
+use quorate_replicator::{ClusterId, Durability};
 use serde::{Deserialize, Serialize};
 
 use crate::load::{ConfigBuilder, ConfigError, Origin, Source};
@@ -93,6 +93,9 @@ pub struct NodeConfig {
     /// The node's number in its cluster, from 1; never given to a second node. It is kept in the data directory,
     /// which is refused to a node of another number.
     pub id: u64,
+    /// The cluster that the node belongs to, in 32 hexadecimal digits. Empty: the one that the data directory belongs
+    /// to, and a new one for a new directory. Set it to refuse the directory of another cluster.
+    pub cluster: String,
     /// Where everything is kept that must not be forgotten. Relative to the working directory.
     pub data_dir: PathBuf,
     /// What an accept is worth. `disk`: on stable storage before the answer. `memory`: nothing is written, a restart
@@ -102,7 +105,22 @@ pub struct NodeConfig {
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self { id: 1, data_dir: "./quorate-data".into(), durability: Durability::Disk }
+        Self {
+            id: 1,
+            cluster: String::new(),
+            data_dir: "./quorate-data".into(),
+            durability: Durability::Disk,
+        }
+    }
+}
+
+impl NodeConfig {
+    /// The cluster, if one is set and has the right form.
+    pub(crate) fn cluster_id(&self) -> Option<ClusterId> {
+        // `from_str_radix` would take a sign.
+        let digits = self.cluster.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = u128::from_str_radix(&self.cluster, 16).ok()?;
+        (digits && self.cluster.len() == 32).then(|| ClusterId::new(number.to_be_bytes()))
     }
 }
 
@@ -169,6 +187,11 @@ pub struct LimitsConfig {
     pub reads_in_flight_max: u64,
     /// Most subscriptions.
     pub subscriptions_max: u64,
+    /// Most requests that wait for the engine's thread, beside the frames and reads that it has taken.
+    pub requests_max: u64,
+    /// How far ahead of this node's own estimate the log time of another node's batch may be.
+    #[serde(with = "humantime_serde")]
+    pub log_time_drift_max: Duration,
 }
 
 impl Default for LimitsConfig {
@@ -178,6 +201,8 @@ impl Default for LimitsConfig {
             bytes_in_flight_max: 64 << 20,
             reads_in_flight_max: 64 << 10,
             subscriptions_max: 1024,
+            requests_max: 64 << 10,
+            log_time_drift_max: Duration::from_millis(500),
         }
     }
 }
@@ -206,13 +231,30 @@ impl Default for CheckpointConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct LogConfig {
-    /// Size of one file of the log. Larger files are renewed less often; space is given back a file at a time.
+    /// Size of one file of the log, a multiple of 512 from 8 MiB to 1 GiB. Larger files are renewed less often and
+    /// hold more dead records; a file bounds the largest record.
     pub segment_bytes: u64,
+    /// How much of the newest records stays in memory for readers. What is older is read from disk.
+    pub tail_cache_bytes: u64,
+    /// About how many bytes become durable with one flush of the disk; more waits for the next. Never more than half a
+    /// file.
+    pub block_bytes_max: u64,
+    /// How many empty files are kept ready, the last of which is the reserve for a full disk; at least one.
+    pub spares: u64,
+    /// How many bytes of files may be held back by what is still needed. Beyond it what is needed of the oldest file
+    /// is copied forward.
+    pub pinned_bytes_max: u64,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20 }
+        Self {
+            segment_bytes: 64 << 20,
+            tail_cache_bytes: 32 << 20,
+            block_bytes_max: 8 << 20,
+            spares: 2,
+            pinned_bytes_max: 1 << 30,
+        }
     }
 }
 

@@ -1,7 +1,10 @@
-//! quorate, a pluggable replication framework: the whole house behind one door.
+#![doc = include_str!("../README.md")]
 //!
-//! This crate gathers the contract, the key-value state and the drivers that its Cargo features choose. [`Node`]
-//! opens a configured node inside a program; [`Config`] says what can be configured; [`builtin`] lists the drivers.
+//! # In this crate
+//!
+//! Everything of the contract, of [`shard`] and of the drivers that its Cargo features choose, behind one door.
+//! [`Node`] opens a configured node inside a program, [`Config`] says what can be configured, and [`builtin`] lists the
+//! drivers of this build.
 
 pub mod builtin;
 
@@ -9,6 +12,7 @@ mod config;
 mod load;
 mod located;
 mod node;
+mod orgs;
 mod transports;
 
 pub use config::{
@@ -16,6 +20,7 @@ pub use config::{
     ShardConfig, TransportConfig,
 };
 pub use load::{ConfigBuilder, ConfigError, Explained, Origin};
-pub use node::{Node, NodeBuilder, NodeError};
+pub use node::{Namespaces, Node, NodeBuilder, NodeError};
 pub use quorate_replicator::*;
+pub use quorate_shard::{self as shard, Kv, Shards, kv};
 pub use transports::{TransportKind, Transports};

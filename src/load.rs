@@ -17,12 +17,23 @@ use crate::located::Located;
 /// Environment variables whose names begin like this are settings.
 const VARIABLE_PREFIX: &str = "QUORATE_";
 
-/// Variables that begin like settings and are none: where the binary looks for the file, and what the test suite
-/// is told.
-const OTHER_VARIABLES: [&str; 2] = ["QUORATE_CONFIG", "QUORATE_TEST_BUDGET"];
+/// A variable that begins like a setting and is none: where the binary looks for the file.
+const FILE_VARIABLE: &str = "QUORATE_CONFIG";
+
+/// Variables whose names begin like this are left to test suites.
+const TEST_PREFIX: &str = "QUORATE_TEST_";
 
 /// Sections in which each plugged-in part has a table of its own, such as `[driver.local]`.
 const PLUGGED: [&str; 2] = ["driver", "transport"];
+
+/// Smallest file of the log: one batch of the largest size fits into half of it.
+const SEGMENT_BYTES_MIN: u64 = 8 << 20;
+
+/// Largest file of the log.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+/// Smallest bound of what becomes durable at once: a page of the disk.
+const BLOCK_BYTES_MIN: u64 = 4096;
 
 /// Largest configuration file, in bytes: a data file given by mistake should not be read whole.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -142,7 +153,7 @@ impl ConfigBuilder {
             else {
                 continue;
             };
-            if OTHER_VARIABLES.contains(&variable) {
+            if variable == FILE_VARIABLE || variable.starts_with(TEST_PREFIX) {
                 continue;
             }
             let Some(key) = keys.keys().find(|key| variable_of(key) == variable) else {
@@ -228,8 +239,27 @@ impl Config {
         if self.node.id == 0 {
             return Err(self.problem_with("node.id", "must be 1 or more"));
         }
+        if !self.node.cluster.is_empty() && self.node.cluster_id().is_none() {
+            return Err(self.problem_with("node.cluster", "must have 32 hexadecimal digits"));
+        }
         if self.node.data_dir.as_os_str().is_empty() {
             return Err(self.problem_with("node.data_dir", "must name a directory"));
+        }
+        let segment = self.log.segment_bytes;
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment)
+            || !segment.is_multiple_of(512)
+        {
+            let problem = format!(
+                "must be a multiple of 512 from {SEGMENT_BYTES_MIN}, so that the largest batch fits, to {SEGMENT_BYTES_MAX}"
+            );
+            return Err(self.problem_with("log.segment_bytes", problem));
+        }
+        if self.log.block_bytes_max < BLOCK_BYTES_MIN {
+            let problem = format!("must be {BLOCK_BYTES_MIN} or more");
+            return Err(self.problem_with("log.block_bytes_max", problem));
+        }
+        if self.log.spares == 0 {
+            return Err(self.problem_with("log.spares", "must be 1 or more"));
         }
         if self.shard.groups != 1 {
             return Err(self.problem_with("shard.groups", "must be 1 in this version"));

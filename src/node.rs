@@ -2,23 +2,83 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_replicator::{
     CloseError, Env, EventStream, MonotonicClock, NodeId, OpenError, Registry, RegistryError,
-    Replicator, Session, SessionId, StateMachine, Status, Transport,
+    Replicator, ReplicatorExt as _, Session, SessionId, ShardKey, StateMachine, Status, Transport,
 };
+use quorate_shard::{Kv, Shards, ShardsBuilder};
 
 use crate::builtin;
-use crate::transports::Transports;
+use crate::located::Place;
+use crate::orgs::{Noting, Orgs};
+use crate::transports::{Table, Transports};
 use crate::{Config, ConfigError};
 
 /// One node, embedded in this program: it decides, keeps and applies frames, and serves its state.
 ///
-/// Dropping it without [`close`](Self::close) loses nothing that was accepted; the data directory is then released
-/// some time later.
-pub struct Node<K> {
+/// `S` says what the state is: [`Namespaces`] with keys and values, or `()` around a state machine of one's own.
+/// Dropping the node without [`close`](Self::close) loses nothing that was accepted; the data directory is then
+/// released some time later.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// use quorate::{Config, Node, ShardKey};
+/// use quorate::kv::{PutOptions, ReadOptions};
+///
+/// let node = Node::open(Config::in_memory()).await?;
+/// let settings = ShardKey::new("acme", "settings")?;
+/// let put = node.kv().put(&settings, b"colour", b"green", PutOptions::default()).await?;
+/// let got = node.kv().get(&settings, b"colour", ReadOptions::default()).await?;
+/// assert_eq!(got.entry.unwrap().modified, put.revision);
+/// node.close().await?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Node<S = Namespaces> {
     replicator: Arc<dyn Replicator>,
-    kv: K,
+    state: S,
+}
+
+/// The state of a node that serves keys and values.
+#[derive(Debug)]
+pub struct Namespaces {
+    kv: Kv,
+    shards: Shards,
+    orgs: Orgs,
+}
+
+impl Node<Namespaces> {
+    /// Opens a node with keys and values, with the drivers of [`builtin`].
+    ///
+    /// # Errors
+    ///
+    /// Nothing runs; the error says what to do.
+    ///
+    /// # Cancel safety
+    ///
+    /// Not cancel safe: a dropped future may leave the data directory locked until the process ends.
+    pub async fn open(config: Config) -> Result<Self, NodeError> {
+        NodeBuilder::new(config).open().await
+    }
+
+    /// Keys and values, through one session of this node. A clone shares the session.
+    pub fn kv(&self) -> &Kv {
+        &self.state.kv
+    }
+
+    /// The namespaces as this node has applied them.
+    pub fn shards(&self) -> &Shards {
+        &self.state.shards
+    }
+
+    /// Organisations in byte order, as this node has applied them: wait until it is [ready](Self::ready). Some may have
+    /// no namespace.
+    pub fn orgs(&self) -> Vec<String> {
+        self.state.orgs.all()
+    }
 }
 
 impl Node<()> {
@@ -36,7 +96,7 @@ impl Node<()> {
     }
 }
 
-impl<K> Node<K> {
+impl<S> Node<S> {
     /// Frames in, decisions out: the contract that every driver keeps.
     pub fn replicator(&self) -> &Arc<dyn Replicator> {
         &self.replicator
@@ -49,6 +109,18 @@ impl<K> Node<K> {
     /// The system has no random source.
     pub fn session(&self) -> std::io::Result<Session> {
         Session::new(Arc::clone(&self.replicator))
+    }
+
+    /// Waits until the node can commit, and has applied what it had accepted before it was opened; false if it did not
+    /// come to that within the time, or stopped.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it has no effect.
+    pub async fn ready(&self, within: Duration) -> bool {
+        // Any name will do: this version has one group.
+        let shard = ShardKey::new("quorate", "ready").expect("both are names");
+        self.replicator.ready(&shard, within).await
     }
 
     /// What the node knows of itself now.
@@ -75,28 +147,33 @@ impl<K> Node<K> {
     }
 }
 
-impl<K> fmt::Debug for Node<K> {
+impl<S: fmt::Debug> fmt::Debug for Node<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Node").field("replicator", &self.replicator).finish_non_exhaustive()
+        f.debug_struct("Node")
+            .field("replicator", &self.replicator)
+            .field("state", &self.state)
+            .finish()
     }
 }
 
-/// Opens a node with parts that a configuration cannot name: own drivers, own transports.
+/// Opens a node with parts that a configuration cannot name: own drivers, own transports, services of the shards.
 #[derive(Debug)]
 pub struct NodeBuilder {
     config: Config,
-    registry: Registry,
+    registry: Option<Registry>,
     transports: Transports,
     transport: Option<Arc<dyn Transport>>,
+    shards: ShardsBuilder,
 }
 
 impl NodeBuilder {
     /// With the drivers and transports of [`builtin`].
     pub fn new(config: Config) -> Self {
         Self {
-            registry: builtin::registry(),
+            registry: None,
             transports: builtin::transports(),
             transport: None,
+            shards: Shards::builder(),
             config,
         }
     }
@@ -104,7 +181,7 @@ impl NodeBuilder {
     /// Takes these drivers in place of those of [`builtin`].
     #[must_use]
     pub fn registry(mut self, registry: Registry) -> Self {
-        self.registry = registry;
+        self.registry = Some(registry);
         self
     }
 
@@ -122,6 +199,33 @@ impl NodeBuilder {
         self
     }
 
+    /// Takes shards with services plugged in; `state_bytes_max` is set from the configuration.
+    #[must_use]
+    pub fn shards(mut self, shards: ShardsBuilder) -> Self {
+        self.shards = shards;
+        self
+    }
+
+    /// Opens the node with keys and values.
+    ///
+    /// # Errors
+    ///
+    /// Nothing runs; the error says what to do.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Node::open`].
+    pub async fn open(mut self) -> Result<Node, NodeError> {
+        let bytes_max = self.config.shard.state_bytes_max;
+        let shards = std::mem::replace(&mut self.shards, Shards::builder());
+        let (machine, shards) = shards.limit(|limits| limits.state_bytes_max = bytes_max).build();
+        let orgs = Orgs::default();
+        let replicator = self.open_replicator(Box::new(Noting::new(machine, orgs.clone()))).await?;
+        let session = Session::new(Arc::clone(&replicator)).map_err(NodeError::Random)?;
+        let kv = Kv::new(Arc::new(session), shards.clone());
+        Ok(Node { replicator, state: Namespaces { kv, shards, orgs } })
+    }
+
     /// Opens the node around a state machine of one's own.
     ///
     /// # Errors
@@ -130,18 +234,19 @@ impl NodeBuilder {
     ///
     /// # Cancel safety
     ///
-    /// As [`Node::open_with`].
+    /// As [`Node::open`].
     pub async fn open_with(self, machine: impl StateMachine) -> Result<Node<()>, NodeError> {
         let replicator = self.open_replicator(Box::new(machine)).await?;
-        Ok(Node { replicator, kv: () })
+        Ok(Node { replicator, state: () })
     }
 
     async fn open_replicator(
         self,
         machine: Box<dyn StateMachine>,
     ) -> Result<Arc<dyn Replicator>, NodeError> {
-        let Self { config, registry, transports, transport } = self;
+        let Self { config, registry, transports, transport, shards: _ } = self;
         config.check()?;
+        let registry = registry.unwrap_or_else(|| builtin::registry(&config));
         check_names(&config, &registry, &transports)?;
 
         let node = NodeId::new(config.node.id);
@@ -156,11 +261,7 @@ impl NodeBuilder {
         let transport = env.transport.clone();
 
         let kind = &config.driver.kind;
-        let (table, place) = config.plugged_table("driver", kind).map_or((None, None), |table| {
-            let place = table.place();
-            (Some(<dyn erased_serde::Deserializer<'_>>::erase(table)), Some(place))
-        });
-        let table = table.map(|table| Box::new(table) as Box<_>);
+        let (table, place) = erased(&config, "driver", kind);
         let opened = registry.open(kind, table, env, machine).await;
         if opened.is_err()
             && let Some(transport) = transport
@@ -177,6 +278,13 @@ impl NodeBuilder {
     }
 }
 
+/// A plugged-in part's own table, if there is one, and where to look when reading it fails.
+fn erased<'a>(config: &'a Config, section: &str, name: &str) -> (Table<'a>, Option<Place>) {
+    let Some(table) = config.plugged_table(section, name) else { return (None, None) };
+    let place = table.place();
+    (Some(Box::new(<dyn erased_serde::Deserializer<'_>>::erase(table))), Some(place))
+}
+
 async fn open_transport(
     config: &Config,
     transports: &Transports,
@@ -185,12 +293,7 @@ async fn open_transport(
 ) -> Result<Option<Arc<dyn Transport>>, NodeError> {
     let kind = &config.transport.kind;
     let opening = {
-        let (table, place) =
-            config.plugged_table("transport", kind).map_or((None, None), |table| {
-                let place = table.place();
-                (Some(<dyn erased_serde::Deserializer<'_>>::erase(table)), Some(place))
-            });
-        let table = table.map(|table| Box::new(table) as Box<_>);
+        let (table, place) = erased(config, "transport", kind);
         transports.prepare(kind, table, node, members).map_err(|problem| match place {
             Some(place) => config.problem_at(place.span(), problem.trim()),
             None => config.problem_with("transport.kind", problem),

@@ -48,7 +48,8 @@ pub struct Transports {
 /// What selects no transport.
 const NONE: &str = "none";
 
-type Table<'de> = Option<Box<dyn erased_serde::Deserializer<'de> + Send + 'de>>;
+/// The table `[section.NAME]`, for whoever is plugged in there.
+pub(crate) type Table<'de> = Option<Box<dyn erased_serde::Deserializer<'de> + Send + 'de>>;
 type Opening = Pin<Box<dyn Future<Output = Result<Arc<dyn Transport>, String>> + Send>>;
 type Opener =
     Box<dyn for<'de> Fn(Table<'de>, NodeId, Vec<NodeId>) -> Result<Opening, String> + Send + Sync>;

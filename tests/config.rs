@@ -22,7 +22,7 @@ fn a_mistake_in_the_file_is_named_with_line_and_column() {
     let cases = [
         (
             "[node]\nidd = 7\n",
-            "q.toml:2:1: unknown field `idd`, expected one of `id`, `data_dir`, `durability`",
+            "q.toml:2:1: unknown field `idd`, expected one of `id`, `cluster`, `data_dir`, `durability`",
         ),
         (
             "[nodes]\nid = 7\n",
@@ -46,7 +46,20 @@ fn a_mistake_in_the_file_is_named_with_line_and_column() {
         ("node = 7\n", "q.toml:1:8: invalid type: integer `7`, expected struct NodeConfig"),
         ("[driver]\nkinds = \"local\"\n", "q.toml:2:1: unknown field `kinds`, expected `kind`"),
         ("[node]\nid = 0\n", "node.id = 0 (file q.toml:2) must be 1 or more"),
+        (
+            "[node]\ncluster = \"c0ffee\"\n",
+            "node.cluster = \"c0ffee\" (file q.toml:2) must have 32 hexadecimal digits",
+        ),
         ("[node]\ndata_dir = \"\"\n", "node.data_dir = \"\" (file q.toml:2) must name a directory"),
+        (
+            "[log]\nsegment_bytes = 32768\n",
+            "log.segment_bytes = 32768 (file q.toml:2) must be a multiple of 512 from 8388608, so that the largest batch",
+        ),
+        (
+            "[log]\nblock_bytes_max = 512\n",
+            "log.block_bytes_max = 512 (file q.toml:2) must be 4096 or more",
+        ),
+        ("[log]\nspares = 0\n", "log.spares = 0 (file q.toml:2) must be 1 or more"),
         ("[shard]\ngroups = 3\n", "shard.groups = 3 (file q.toml:2) must be 1 in this version"),
     ];
     for (text, expected) in cases {
