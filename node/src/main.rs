@@ -1,1 +1,92 @@
-fn main() {}
+//! The `quorate` binary.
+
+mod cli;
+mod config_command;
+mod exit;
+mod export;
+mod import;
+mod import_state;
+mod kv;
+mod ndjson;
+mod open;
+mod operation;
+mod progress;
+#[cfg(test)]
+mod scripted;
+mod status;
+mod summary;
+mod verify;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command, Output};
+use crate::exit::{Exit, Failure};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.global.verbose);
+    match run(&cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            // A closed standard error leaves only the exit code to tell.
+            let _ = writeln!(io::stderr(), "quorate: {}", failure.message);
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<Exit, Failure> {
+    let config = cli.global.config().map_err(Failure::usage)?;
+    let output = cli.global.output;
+    match &cli.command {
+        Command::Config(command) => config_command::run(&config, command, output),
+        Command::Verify => verify::run(&config, output),
+        Command::Import(arguments) => in_runtime(import::run(config, arguments, output)),
+        Command::Export(arguments) => in_runtime(export::run(config, arguments)),
+        Command::Kv(command) => in_runtime(kv::run(config, command, output)),
+        Command::Status => in_runtime(status::run(config, output)),
+    }
+}
+
+fn in_runtime(job: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(Failure::service)?.block_on(job)
+}
+
+/// Warnings only, unless asked for more.
+fn log_to_stderr(verbose: u8) {
+    let default = match verbose {
+        0 => "warn",
+        1 => "quorate=info,warn",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+}
+
+/// Writes a document to standard output.
+pub(crate) fn print(text: impl std::fmt::Display) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(written)
+}
+
+/// Writes a document to standard output, as JSON or as text.
+pub(crate) fn print_as(
+    output: Output,
+    json: impl FnOnce() -> serde_json::Value,
+    text: impl FnOnce() -> String,
+) -> Result<(), Failure> {
+    match output {
+        Output::Json => print(json()),
+        Output::Text => print(text()),
+    }
+}
+
+/// Standard output could not be written.
+pub(crate) fn written(error: io::Error) -> Failure {
+    Failure::usage(format!("cannot write the output: {error}"))
+}

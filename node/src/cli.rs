@@ -1,0 +1,185 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use quorate::{Config, ConfigError, Origin, ShardKey};
+
+use crate::exit::EXIT_HELP;
+
+/// A replicated key-value node: frames are decided by the configured driver, kept on disk, and applied in one order.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, about, after_help = EXIT_HELP, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Configuration file; all defaults without one
+    #[arg(long, global = true, value_name = "FILE", env = "QUORATE_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the node keeps its data [default: ./quorate-data] [env: QUORATE_NODE_DATA_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Which consensus decides [default: local] [env: QUORATE_DRIVER_KIND]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) driver: Option<String>,
+    /// disk: an accept is on stable storage; memory: a restart forgets everything [default: disk]
+    /// [env: QUORATE_NODE_DURABILITY]
+    #[arg(long, global = true, value_name = "WORD")]
+    pub(crate) durability: Option<String>,
+    /// How data is printed
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+    /// Say more on standard error; twice for still more. RUST_LOG goes before
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+impl Global {
+    /// File, environment and flags together.
+    pub(crate) fn config(&self) -> Result<Config, ConfigError> {
+        let mut builder = Config::builder();
+        if let Some(file) = &self.config {
+            builder = builder.file(file)?;
+        }
+        builder = builder.environment(std::env::vars_os())?;
+        let flag = |flag: &str| Origin::Flag { flag: flag.into() };
+        if let Some(directory) = &self.data_dir {
+            let Some(directory) = directory.to_str() else {
+                return Err(ConfigError::Setting {
+                    origin: flag("--data-dir"),
+                    key: "node.data_dir".into(),
+                    value: directory.display().to_string(),
+                    problem: "is not UTF-8".into(),
+                });
+            };
+            builder = builder.set("node.data_dir", directory, flag("--data-dir"));
+        }
+        if let Some(driver) = &self.driver {
+            builder = builder.set("driver.kind", driver, flag("--driver"));
+        }
+        if let Some(durability) = &self.durability {
+            builder = builder.set("node.durability", durability, flag("--durability"));
+        }
+        builder.build()
+    }
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Text,
+    /// One JSON document, or one for each line of a listing.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Propose the lines of a file, each once; a killed import goes on where it stopped
+    Import(ImportArgs),
+    /// Print the live keys as lines that `import` reads
+    Export(ExportArgs),
+    /// Read and write single keys
+    #[command(subcommand)]
+    Kv(KvCommand),
+    /// Look at the configuration without starting anything
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Check every stored record and checkpoint, without writing
+    Verify,
+    /// Open the node and print what it knows of itself
+    Status,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// Lines of {"org","ns","op":"put"|"del","key","val"}; `text` in place of `val` is UTF-8 in place of base64
+    pub(crate) file: PathBuf,
+    /// Propose at most this many frames a second
+    #[arg(long, value_name = "FRAMES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rate: Option<u64>,
+    /// Write a line to standard error each time that this many more frames are answered, in place of the bar
+    #[arg(long, value_name = "FRAMES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) report_every: Option<u64>,
+    /// Start from the first line even if an earlier import of this file did not come to its end
+    #[arg(long)]
+    pub(crate) anew: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Write to this file, which appears when it is complete, in place of standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KvCommand {
+    /// Print the value of a key; its revision goes to standard error
+    Get {
+        /// ORG/NAMESPACE
+        #[arg(value_parser = shard)]
+        shard: ShardKey,
+        /// The key
+        key: String,
+    },
+    /// Set a key, and print its revision
+    Put {
+        /// ORG/NAMESPACE
+        #[arg(value_parser = shard)]
+        shard: ShardKey,
+        /// The key
+        key: String,
+        /// The value; - reads it from standard input
+        value: String,
+    },
+    /// Delete a key, and print the revision of that
+    Del {
+        /// ORG/NAMESPACE
+        #[arg(value_parser = shard)]
+        shard: ShardKey,
+        /// The key
+        key: String,
+    },
+    /// Print keys in order: key, revision and value, with tabs between them
+    List {
+        /// ORG/NAMESPACE
+        #[arg(value_parser = shard)]
+        shard: ShardKey,
+        /// Only keys that begin like this
+        #[arg(long, default_value = "")]
+        prefix: String,
+        /// At most this many
+        #[arg(long, value_name = "KEYS")]
+        limit: Option<u64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say whether a node could be started with it, as far as that can be told without starting one
+    Check,
+    /// Print every key with the value in force and where it comes from
+    Explain,
+}
+
+fn shard(text: &str) -> Result<ShardKey, String> {
+    ShardKey::parse(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_makes_sense() {
+        super::Cli::command().debug_assert();
+    }
+}

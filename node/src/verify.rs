@@ -1,0 +1,53 @@
+//! `quorate verify`: checks every stored record and checkpoint, without writing and without a node.
+
+use quorate::{Config, Durability, builtin};
+use serde_json::json;
+
+use crate::cli::Output;
+use crate::exit::{Exit, Failure};
+use crate::status::hex;
+use crate::{open, print_as};
+
+pub(crate) fn run(config: &Config, output: Output) -> Result<Exit, Failure> {
+    if config.node.durability == Durability::Memory {
+        return Err(Failure::usage(
+            "durability is memory: nothing is stored that could be checked",
+        ));
+    }
+    let report = builtin::verify(config).map_err(open::failure)?;
+    print_as(
+        output,
+        || {
+            json!({
+                "ok": true,
+                "log_first": report.log_first,
+                "log_entries": report.log_entries,
+                "checkpoint": report.checkpoint,
+                "checkpoint_pairs": report.checkpoint_pairs,
+                "checkpoint_digest": hex(&report.checkpoint_digest),
+                "applied": report.applied,
+                "history": hex(&report.history),
+                "sessions": report.sessions,
+            })
+        },
+        || {
+            format!(
+                "everything stored is whole\n\
+                 log          {} entries from {}\n\
+                 checkpoint   at {}, {} pairs, digest {}\n\
+                 applied      {}\n\
+                 history      {}\n\
+                 sessions     {}",
+                report.log_entries,
+                report.log_first,
+                report.checkpoint,
+                report.checkpoint_pairs,
+                hex(&report.checkpoint_digest),
+                report.applied,
+                hex(&report.history),
+                report.sessions,
+            )
+        },
+    )?;
+    Ok(Exit::Done)
+}
