@@ -20,6 +20,7 @@ mod pool;
 mod reads;
 mod sessions;
 mod state;
+mod stores;
 mod subscriptions;
 mod verdict;
 
@@ -32,4 +33,5 @@ pub use history::PayloadHash;
 pub use pool::HashedFrame;
 pub use sessions::SessionLimits;
 pub use state::checkpoint_position;
+pub use stores::{RecoveredCheckpoint, Stores, StoresConfig};
 pub use subscriptions::{Chunk, SubscriptionId, SubscriptionOver};

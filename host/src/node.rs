@@ -7,19 +7,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use quorate_engine::engine::EngineDriver;
-use quorate_engine::{HashedFrame, HostCore, Start, checkpoint_position};
+use quorate_engine::{
+    HashedFrame, HostCore, RecoveredCheckpoint, Start, Stores, checkpoint_position,
+};
 use quorate_replicator::{
     Clock, CloseError, Consistency, Cursor, Decision, Durability, Env, EventStream, Frame, FrameId,
     GroupId, Handler, Health, NodeId, OpenError, Pinned, Position, ProposeError, ReadError,
     Replicator, Resource, Scope, ShardKey, StateMachine, Status, SubscribeError, Subscription,
 };
-use quorate_storage::{CheckpointStore, Group};
+use quorate_storage::{CheckpointStore, DataMode, Group};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::HostConfig;
 use crate::engine_thread::{Command, EngineThread, Shared};
-use crate::files::{Files, Opened};
+use crate::files::{self, Files};
 use crate::inbox::{Inbox, Refused};
 use crate::pinned::HostPinned;
 use crate::subscriber::{self, Control};
@@ -56,14 +58,15 @@ impl HostNode {
         let runtime = Handle::current();
         let volatile = env.durability == Durability::Memory;
         let inbox = Arc::new(Inbox::new(config.requests_max));
-        let Opened { files, mut checkpoint, checkpoints, log, reader } =
-            Files::open(D::NAME, config, &env, &inbox)?;
+        let stores = files::open(D::NAME, config, &env, DataMode::Create)?;
+        let mut checkpoint = stores.checkpoint()?;
+        let Stores { directory, checkpoints, log, recovered } = stores;
         let start = Start {
             members: env.members.clone(),
             seed: env.seed,
             machine,
-            checkpoint: checkpoint.as_mut().map(crate::files::RecoveredCheckpoint::stored),
-            log,
+            checkpoint: checkpoint.as_mut().map(RecoveredCheckpoint::stored),
+            log: recovered,
         };
         let core_config = config.core(GROUP, env.node, volatile);
         let core = HostCore::open(core_config, driver, driver_config, start, env.clock.now())?;
@@ -74,6 +77,11 @@ impl HostNode {
             driver: D::NAME.into(),
             problem: format!("a thread could not be started: {error}"),
         };
+        let reader = log.reader();
+        let (files, checkpoints) =
+            Files::start(directory, log, checkpoints, env.durability, &inbox)
+                .map_err(thread_failed)?;
+        let checkpoints = checkpoints.map(Arc::new);
         let fetches =
             workers::fetches(group, reader.clone(), Arc::clone(&inbox)).map_err(thread_failed)?;
         let store = checkpoints.as_ref().map(Arc::downgrade);

@@ -1,15 +1,14 @@
 //! Checking a data directory without changing it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_engine::engine::EngineDriver;
-use quorate_engine::{Callers, Effects, HostCore, Start};
+use quorate_engine::{Callers, Effects, HostCore, RecoveredCheckpoint, Start, Stores};
 use quorate_replicator::{Env, GroupId, OpenError, StateMachine};
-use quorate_storage::{DataMode, Disk, RealDisk};
+use quorate_storage::DataMode;
 
 use crate::HostConfig;
-use crate::files::{RecoveredCheckpoint, Recovery, recover, restore_point};
+use crate::files;
 
 /// What a check found, when it found nothing wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,12 +52,11 @@ pub(crate) fn verify<D: EngineDriver>(
     env: &Env,
     machine: Box<dyn StateMachine>,
 ) -> Result<VerifyReport, OpenError> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&env.data_dir));
-    let Recovery { directory, log, recovered, mut store } =
-        recover(disk, D::NAME, config, env, DataMode::ReadOnly)?;
+    let mut stores = files::open(D::NAME, config, env, DataMode::ReadOnly)?;
     let corrupt = |problem: String| OpenError::Corrupt { problem };
-    let summary = store.verify().map_err(|error| corrupt(error.to_string()))?;
-    let mut checkpoint = restore_point(&store, env)?;
+    let summary = stores.checkpoints.verify().map_err(|error| corrupt(error.to_string()))?;
+    let mut checkpoint = stores.checkpoint()?;
+    let Stores { directory, checkpoints, log, recovered } = stores;
     let log_first = recovered.first.max(1);
     let log_entries = recovered.entries.len() as u64;
     // Replaying reads every entry, and stops where the history is not the one that the log says it was.
@@ -82,7 +80,7 @@ pub(crate) fn verify<D: EngineDriver>(
     Ok(VerifyReport {
         log_first,
         log_entries,
-        checkpoint: store.latest().map_or(0, |meta| meta.index),
+        checkpoint: checkpoints.latest().map_or(0, |meta| meta.index),
         checkpoint_pairs: summary.machine.pairs,
         checkpoint_digest: summary.machine.digest,
         applied: status.applied,

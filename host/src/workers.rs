@@ -5,10 +5,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use quorate_engine::{CheckpointJob, Fetch, Fetched};
-use quorate_replicator::{CheckpointPairs, Pair};
-use quorate_storage::{
-    CheckpointMeta, CheckpointStore, CheckpointWrite, Group, LogError, LogReader,
-};
+use quorate_storage::{CheckpointStore, Group, LogError, LogReader};
 
 use crate::engine_thread::Command;
 use crate::inbox::Inbox;
@@ -56,21 +53,8 @@ pub(crate) fn checkpoints(
 ) -> std::io::Result<Worker<CheckpointJob>> {
     Worker::start("quorate-checkpoint", move |job: CheckpointJob| {
         let index = job.index;
-        let meta = CheckpointMeta {
-            index,
-            position: job.words.into(),
-            mark: job.mark,
-            state: job.state,
-            // What a checkpoint holds was durable in the log before it was applied.
-            log_watermark: reader.durable_lsn(),
-        };
-        let changes =
-            |pairs: CheckpointPairs| pairs.map(|Pair { key, value }| (key, value)).collect();
-        let write = CheckpointWrite {
-            meta,
-            machine_pairs: changes(job.machine),
-            host_pairs: changes(job.host),
-        };
+        // What a checkpoint holds was durable in the log before it was applied.
+        let write = job.into_write(reader.durable_lsn());
         let stored = store.write(write).map_err(|error| error.to_string());
         inbox.report(Command::Checkpointed(index, stored));
     })

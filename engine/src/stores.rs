@@ -1,0 +1,192 @@
+//! What a group keeps on a disk, opened in the one order that is right: directory, checkpoint, log.
+//!
+//! A shell does the rest: it writes and syncs the log and stores the checkpoints, on threads or in steps.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_replicator::{CheckpointPairs, CheckpointReader, OpenError, Pair, RestoreError};
+use quorate_storage::{
+    CheckpointError, CheckpointMeta, CheckpointMode, CheckpointStore, CheckpointWrite, DataDir,
+    DataDirError, DataMode, Disk, Group, Identity, Log, LogConfig, LogError, Pin, Recovered,
+};
+
+use crate::core::StoredCheckpoint;
+use crate::effects::CheckpointJob;
+
+/// How many pairs of a checkpoint are read at a time.
+const RESTORE_PAIRS: usize = 4096;
+
+/// How many bytes of a checkpoint are read at a time.
+const RESTORE_BYTES: usize = 1 << 20;
+
+/// How the stores of a group are opened.
+#[derive(Clone, Debug)]
+pub struct StoresConfig {
+    /// The group.
+    pub group: Group,
+    /// Names a new store, and should be random; an existing one keeps its name.
+    pub store: [u8; 16],
+    /// What is expected of the directory.
+    pub mode: DataMode,
+    /// The log.
+    pub log: LogConfig,
+    /// How many bytes of checkpoint pages stay in memory.
+    pub checkpoint_cache_bytes: usize,
+}
+
+/// A data directory, open, with what was found in it.
+#[derive(Debug)]
+pub struct Stores {
+    /// Holds the lock: drop it after everything else.
+    pub directory: DataDir,
+    /// The group's checkpoints.
+    pub checkpoints: CheckpointStore,
+    /// The log.
+    pub log: Log,
+    /// What the group has in the log.
+    pub recovered: Recovered,
+}
+
+impl Stores {
+    /// Opens the directory that is the root of `disk`. `directory` is what errors call it.
+    ///
+    /// # Errors
+    ///
+    /// The directory belongs to someone else, is in use, or is damaged: what, where, and what to do.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        directory: &str,
+        identity: &Identity,
+        config: StoresConfig,
+    ) -> Result<Self, OpenError> {
+        let StoresConfig { group, store, mode, log, checkpoint_cache_bytes } = config;
+        let refused = |error| of_directory(directory, error);
+        let mut opened = DataDir::open(disk, identity, mode, store).map_err(refused)?;
+        let checkpoint_mode = match mode {
+            DataMode::ReadOnly => CheckpointMode::ReadOnly,
+            DataMode::Create | DataMode::Existing => CheckpointMode::Create,
+        };
+        let checkpoints =
+            CheckpointStore::open(opened.disk(), group, checkpoint_mode, checkpoint_cache_bytes)
+                .map_err(|error| match error {
+                    CheckpointError::Io { .. } => of_directory_text(directory, &error),
+                    error => OpenError::Corrupt { problem: error.to_string() },
+                })?;
+        // The log must reach what the checkpoint says was durable: a shorter one was cut, not torn.
+        let watermark = checkpoints.latest().map_or(0, |meta| meta.log_watermark);
+        let (log, mut groups) = opened.open_log(log, watermark).map_err(refused)?;
+        let recovered = groups.remove(&group).unwrap_or_default();
+        Ok(Self { directory: opened, checkpoints, log, recovered })
+    }
+
+    /// The newest checkpoint, to begin from.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read.
+    pub fn checkpoint(&self) -> Result<Option<RecoveredCheckpoint>, OpenError> {
+        let pin = self
+            .checkpoints
+            .pin()
+            .map_err(|error| OpenError::Corrupt { problem: error.to_string() })?;
+        Ok(pin.map(RecoveredCheckpoint::new))
+    }
+}
+
+fn of_directory(directory: &str, error: DataDirError) -> OpenError {
+    match error {
+        DataDirError::Log(LogError::Corrupt { .. }) | DataDirError::Damaged { .. } => {
+            OpenError::Corrupt { problem: error.to_string() }
+        }
+        error => of_directory_text(directory, &error),
+    }
+}
+
+fn of_directory_text(directory: &str, error: &dyn std::fmt::Display) -> OpenError {
+    OpenError::Directory { directory: directory.into(), problem: error.to_string() }
+}
+
+impl CheckpointJob {
+    /// As a checkpoint store takes it. Reads all pairs: not for the thread that applies. `log_watermark` is a block of
+    /// the log that is durable.
+    pub fn into_write(self, log_watermark: u64) -> CheckpointWrite {
+        let changes =
+            |pairs: CheckpointPairs| pairs.map(|Pair { key, value }| (key, value)).collect();
+        CheckpointWrite {
+            meta: CheckpointMeta {
+                index: self.index,
+                position: self.words.into(),
+                mark: self.mark,
+                state: self.state,
+                log_watermark,
+            },
+            machine_pairs: changes(self.machine),
+            host_pairs: changes(self.host),
+        }
+    }
+}
+
+/// A checkpoint that is being read.
+#[derive(Debug)]
+pub struct RecoveredCheckpoint {
+    meta: CheckpointMeta,
+    machine: PairReader,
+    host: PairReader,
+}
+
+impl RecoveredCheckpoint {
+    fn new(pin: Pin) -> Self {
+        Self {
+            meta: pin.meta().clone(),
+            machine: PairReader::new(pin.clone(), Pin::read_machine),
+            host: PairReader::new(pin, Pin::read_host),
+        }
+    }
+
+    /// As a core takes it, once.
+    pub fn stored(&mut self) -> StoredCheckpoint<'_> {
+        StoredCheckpoint {
+            index: self.meta.index,
+            mark: self.meta.mark.clone(),
+            state: self.meta.state,
+            words: self.meta.position.clone(),
+            machine: &mut self.machine,
+            host: &mut self.host,
+        }
+    }
+}
+
+type ReadPairs =
+    fn(&Pin, Bound<&[u8]>, usize, usize) -> Result<Vec<(Bytes, Bytes)>, CheckpointError>;
+
+/// Reads the pairs of one table, some at a time.
+#[derive(Debug)]
+struct PairReader {
+    pin: Pin,
+    read: ReadPairs,
+    /// Read and not yet given.
+    waiting: std::vec::IntoIter<(Bytes, Bytes)>,
+    last: Option<Bytes>,
+}
+
+impl PairReader {
+    fn new(pin: Pin, read: ReadPairs) -> Self {
+        Self { pin, read, waiting: Vec::new().into_iter(), last: None }
+    }
+}
+
+impl CheckpointReader for PairReader {
+    fn next(&mut self) -> Result<Option<(Bytes, Bytes)>, RestoreError> {
+        if let Some(pair) = self.waiting.next() {
+            return Ok(Some(pair));
+        }
+        let from = self.last.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let pairs = (self.read)(&self.pin, from, RESTORE_PAIRS, RESTORE_BYTES)
+            .map_err(|error| RestoreError::new(error.to_string()))?;
+        self.last = pairs.last().map(|(key, _)| key.clone());
+        self.waiting = pairs.into_iter();
+        Ok(self.waiting.next())
+    }
+}
