@@ -33,14 +33,18 @@ fn numbers() -> impl FnMut() -> u64 {
     }
 }
 
-fn frames(count: usize, mut number: impl FnMut() -> u64) -> Vec<BatchFrame> {
-    let shard = ShardKey::new("bench", "apply").expect("two names");
+/// Puts of these keys, dealt out to so many namespaces one by one.
+fn frames(count: usize, namespaces: u64, mut number: impl FnMut() -> u64) -> Vec<BatchFrame> {
+    let shard = |number: u64| ShardKey::new("bench", &format!("{number}")).expect("two names");
+    let shards: Vec<_> = (0..namespaces).map(shard).collect();
     let value = [7; VALUE_BYTES];
     (0..count)
         .map(|slot| {
             let id = FrameId { session: SessionId::new([0; 16]), serial: slot as u64 + 1 };
-            let payload = Op::put(&key(number()), &value).encode();
-            let frame = Frame::new(id, shard.clone(), payload);
+            let number = number();
+            let payload = Op::put(&key(number), &value).encode();
+            let shard = shards[(number % namespaces) as usize].clone();
+            let frame = Frame::new(id, shard, payload);
             BatchFrame { slot: slot as u32, frame }
         })
         .collect()
@@ -67,23 +71,38 @@ fn apply(
 }
 
 fn puts(criterion: &mut Criterion) {
+    for namespaces in [1, 1000] {
+        kv(criterion, namespaces);
+    }
+    bare_map(criterion);
+}
+
+fn parameters() -> String {
+    format!("keys={KEYS} bytes={VALUE_BYTES}")
+}
+
+fn kv(criterion: &mut Criterion, namespaces: u64) {
     let (mut machine, _shards) = Shards::builder().build();
     let (mut outcomes, mut index) = (Outcomes::default(), 0);
-    let mut next = 0..KEYS;
-    while !next.is_empty() {
-        let batch = frames(BATCH.min(next.clone().count()), || next.next().expect("one is left"));
+    for start in (0..KEYS).step_by(BATCH) {
+        let mut rest = start..KEYS.min(start + BATCH as u64);
+        let count = rest.clone().count();
+        let batch = frames(count, namespaces, || rest.next().expect("as many as counted"));
         apply(&mut machine, &mut outcomes, &mut index, &batch);
     }
     // As after a checkpoint: the journal begins anew and fills while the bench runs.
     drop(machine.begin_checkpoint());
 
-    let parameters = format!("keys={KEYS} bytes={VALUE_BYTES}");
+    let parameters = match namespaces {
+        1 => parameters(),
+        _ => format!("{} namespaces={namespaces}", parameters()),
+    };
     let mut group = criterion.benchmark_group("kv::apply");
     group.throughput(Throughput::Elements(BATCH as u64));
     let mut number = numbers();
     group.bench_function(&parameters, |bencher| {
         bencher.iter_batched(
-            || frames(BATCH, &mut number),
+            || frames(BATCH, namespaces, &mut number),
             |batch| {
                 apply(&mut machine, &mut outcomes, &mut index, &batch);
                 batch
@@ -92,14 +111,15 @@ fn puts(criterion: &mut Criterion) {
         );
     });
     group.finish();
-    drop(machine);
+}
 
+fn bare_map(criterion: &mut Criterion) {
     let mut map: BTreeMap<Vec<u8>, Vec<u8>> =
         (0..KEYS).map(|number| (key(number).to_vec(), vec![7; VALUE_BYTES])).collect();
     let mut group = criterion.benchmark_group("btreemap::insert");
     group.throughput(Throughput::Elements(BATCH as u64));
     let mut number = numbers();
-    group.bench_function(&parameters, |bencher| {
+    group.bench_function(parameters(), |bencher| {
         bencher.iter_batched(
             || (0..BATCH).map(|_| key(number())).collect::<Vec<_>>(),
             |keys| {

@@ -176,9 +176,6 @@ impl<'a> ShardContext<'a> {
         decide: impl FnOnce(Option<RowView<'_>>, &mut NewRow<'_>) -> Result<Update, Refusal>,
     ) -> Result<(), Refusal> {
         self.check(table);
-        if key.len() > KEY_BYTES_MAX {
-            return Err(Refusal::KeyTooLarge { bytes: key.len() as u64 });
-        }
         let core = &mut *self.core;
         core.scratch.clear();
         core.scratch.extend_from_slice(&[0; HEADER_BYTES]);
@@ -194,6 +191,9 @@ impl<'a> ShardContext<'a> {
             Entry::Vacant(entry) => {
                 match decide(None, &mut NewRow { bytes: &mut core.scratch })? {
                     Update::Keep | Update::Remove => return Ok(()),
+                    Update::Put if key.len() > KEY_BYTES_MAX => {
+                        return Err(Refusal::KeyTooLarge { bytes: key.len() as u64 });
+                    }
                     Update::Put => {}
                 }
                 let row = Row::new(&core.scratch);

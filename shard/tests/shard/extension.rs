@@ -5,6 +5,7 @@ use std::ops::{Bound, RangeInclusive};
 use proptest::prelude::*;
 use quorate_replicator::{Bytes, LogTime, StateMachine};
 use quorate_shard::kv::Op;
+use quorate_shard::limits::KEY_BYTES_MAX;
 use quorate_shard::{
     Extension, Refusal, ShardContext, Shards, ShardsBuilder, Table, Update, envelope,
 };
@@ -191,6 +192,11 @@ impl Extension for Idle {
         _: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
         let deadline = Some(context.log_time());
+        // A key that could not be put is simply not there.
+        let long = [0; KEY_BYTES_MAX + 1];
+        let refused = Refusal::KeyTooLarge { bytes: long.len() as u64 };
+        assert_eq!(context.put(60, &long, None, &[]), Err(refused));
+        assert!(!context.remove(60, &long) && context.get(60, &long).is_none());
         context.put(60, body, deadline, &[])?;
         // A look that changes nothing takes no part in the revision.
         context.update(60, body, |_, _| Ok(Update::Keep))
