@@ -55,6 +55,10 @@ const GAP_MAX: u64 = 4096;
 /// How much of an old segment is copied forward in one step of maintenance.
 const COPY_BYTES: usize = 1 << 20;
 
+/// What a block of records leaves free in its segment: a sector for the block that lets go of old segments, and one for the
+/// end of a log that is closed. So a full disk cannot keep either from being written.
+const DATA_LEAVES: u64 = 2 * SECTOR as u64;
+
 fn segment_name(segment: u32) -> String {
     format!("{LOG_DIR}/segment-{segment:010}")
 }
@@ -323,21 +327,37 @@ impl Log {
             }
         }
         let (ready, full) = self.spares.ready();
-        if full && (self.pending_bytes + all) as u64 > self.room(ready) {
-            return Err(LogError::Full);
+        if full {
+            let kept = writes.iter().map(|(_, _, record)| self.kept_from(record)).max();
+            let block = (BLOCK_HEADER + self.pending_bytes + all).next_multiple_of(SECTOR);
+            if block as u64 + kept.unwrap_or(0) > self.room(ready) {
+                return Err(LogError::Full);
+            }
         }
         Ok((all, end))
     }
 
     /// The largest record, so that it and the head of a segment fit into one.
     fn record_bytes_max(&self) -> usize {
-        self.config.segment_bytes as usize / 2 - 3 * SECTOR
+        self.config.segment_bytes as usize / 2 - 4 * SECTOR
     }
 
-    /// About how many bytes still fit, given so many spares; blocks that do not fill their segment are allowed for.
+    /// How many bytes still fit once the disk is full, with so many spares. Blocks may leave the end of a segment empty, and
+    /// its head takes some, so a spare counts half.
     fn room(&self, spares: usize) -> u64 {
         let here = self.active.bytes - self.active.end;
-        (here + spares as u64 * self.config.segment_bytes) / 2
+        here.saturating_sub(DATA_LEAVES) + spares as u64 * self.config.segment_bytes / 2
+    }
+
+    /// How many bytes of a full log a record must leave to others: what brings more work leaves room for votes, and those for
+    /// the trims which let go of segments.
+    fn kept_from(&self, record: &Record) -> u64 {
+        let sectors = |least: usize| (least * SECTOR) as u64;
+        match record {
+            Record::Trim { .. } => 0,
+            Record::Put(_) => sectors(8).max(self.config.segment_bytes / 8),
+            _ => sectors(4).max(self.config.segment_bytes / 32),
+        }
     }
 
     /// Whether a commit is wanted: something must become durable soon, or much is waiting.
@@ -378,7 +398,7 @@ impl Log {
             return Ok(false);
         }
         let (count, bytes) = self.next_block();
-        self.make_room(BLOCK_HEADER + bytes)?;
+        self.make_room(BLOCK_HEADER + bytes, DATA_LEAVES)?;
         self.begin_block(BLOCK_HEADER + bytes);
         let mut locs = Vec::with_capacity(count);
         for pending in self.pending.iter().take(count) {
@@ -445,10 +465,9 @@ impl Log {
         (count, all)
     }
 
-    /// Sees to it that a block of this size fits into the active segment, behind its head, with a sector left for the
-    /// end of a log that is closed.
-    fn make_room(&mut self, bytes: usize) -> Result<(), LogError> {
-        let bytes = (bytes.next_multiple_of(SECTOR) + SECTOR) as u64;
+    /// Sees to it that a block of this size fits into the active segment, behind its head, and leaves so many bytes.
+    fn make_room(&mut self, bytes: usize, leaves: u64) -> Result<(), LogError> {
+        let bytes = bytes.next_multiple_of(SECTOR) as u64 + leaves;
         if self.active.end + bytes > self.active.bytes {
             let next = self.active.segment.checked_add(1).expect("segments are not that many");
             self.active = activate(
@@ -643,7 +662,8 @@ impl Log {
                 Item::Head { .. } | Item::Renew { .. } => 64,
             })
             .sum();
-        match self.make_room(BLOCK_HEADER + bytes) {
+        let leaves = if items.is_empty() { SECTOR as u64 } else { DATA_LEAVES };
+        match self.make_room(BLOCK_HEADER + bytes, leaves) {
             Err(LogError::Full) => return Ok(false),
             made => made?,
         }

@@ -11,19 +11,26 @@ use super::{Disk, DiskFile, OpenMode};
 const PAGE_BYTES: usize = 64 * 1024;
 
 /// A disk in memory that never fails and forgets everything when its last handle is dropped.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct MemoryDisk {
     tree: Arc<Mutex<Tree>>,
 }
 
-#[derive(Debug, Default)]
+// Whoever prints a disk does not want to see its bytes.
+impl Debug for MemoryDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryDisk").finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
 struct Tree {
     files: BTreeMap<String, Arc<RwLock<Pages>>>,
     dirs: BTreeSet<String>,
     locks: BTreeSet<String>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Pages {
     len: u64,
     pages: Vec<Option<Box<[u8]>>>,
@@ -122,9 +129,14 @@ impl Drop for MemoryLock {
     }
 }
 
-#[derive(Debug)]
 struct MemoryFile {
     pages: Arc<RwLock<Pages>>,
+}
+
+impl Debug for MemoryFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryFile").finish_non_exhaustive()
+    }
 }
 
 impl DiskFile for MemoryFile {

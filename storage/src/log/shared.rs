@@ -1,6 +1,7 @@
 //! What the writer and the readers of a log share.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -54,14 +55,18 @@ impl Shared {
 }
 
 /// The newest blocks of the log as they are on disk, bounded in bytes.
-#[derive(Debug)]
 pub(super) struct Cache {
     chunks: VecDeque<Chunk>,
     bytes: usize,
     max: usize,
 }
 
-#[derive(Debug)]
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
 struct Chunk {
     segment: u32,
     offset: u32,
