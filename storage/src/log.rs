@@ -55,6 +55,9 @@ const GAP_MAX: u64 = 4096;
 /// How much of an old segment is copied forward in one step of maintenance.
 const COPY_BYTES: usize = 1 << 20;
 
+/// How many indexes are looked at for that.
+const COPY_INDEXES: usize = 1024;
+
 /// What a block of records leaves free in its segment: a sector for the block that lets go of old segments, and one for the
 /// end of a log that is closed. So a full disk cannot keep either from being written.
 const DATA_LEAVES: u64 = 2 * SECTOR as u64;
@@ -140,6 +143,8 @@ pub struct Log {
     builder: BlockBuilder,
     free: Vec<u8>,
     leftovers: Vec<String>,
+    /// A segment that was too full of needed records to be copied forward, and how many there were.
+    dense: Option<(u32, u64)>,
     /// Whether the last block says that the log was closed.
     ends_closed: bool,
     closed: bool,
@@ -237,6 +242,7 @@ impl Log {
             builder: BlockBuilder::default(),
             free: Vec::new(),
             leftovers,
+            dense: None,
             ends_closed: found.end.as_ref().is_some_and(|end| end.closed),
             closed: false,
             read_only,
@@ -265,6 +271,16 @@ impl Log {
     /// Number of the last block that is durable.
     pub fn durable_lsn(&self) -> u64 {
         self.next_lsn - 1
+    }
+
+    /// The group that holds back the oldest segment, and how many bytes of segments are kept for it. A host that sees
+    /// this grow should make a checkpoint of that group and let it trim.
+    pub fn held_back(&self) -> Option<(Group, u64)> {
+        let state = self.shared.state();
+        let oldest = |(&group, log): (&Group, &group_log::GroupLog)| Some((log.oldest()?, group));
+        let (segment, group) = state.groups.iter().filter_map(oldest).min()?;
+        let kept = u64::from(self.active.segment.saturating_sub(segment));
+        Some((group, kept * self.config.segment_bytes))
     }
 
     /// How many bytes of segments there are, spares aside.
@@ -615,42 +631,63 @@ impl Log {
         Ok(false)
     }
 
-    /// Copies some of what is needed of the oldest segment to the end of the log.
+    /// Copies some of what is needed of the oldest segment to the end of the log, if that is little; `false` if it is
+    /// much, so that copying would only move it around.
     fn copy_forward(&mut self) -> Result<bool, LogError> {
         let segment = u32::try_from(self.oldest).expect("segments are numbered so");
-        let reader = self.reader();
+        let (live, indexes) = self.needed_of(segment);
+        if self.dense.is_some_and(|(dense, before)| dense == segment && live > before / 2) {
+            return Ok(false);
+        }
         let max = COPY_BYTES.min(self.config.block_bytes_max);
-        let (mut items, mut bytes) = (Vec::new(), 0);
-        let indexes: Vec<(Group, Index)> = {
-            let state = self.shared.state();
-            let of_group = |(&group, log): (&Group, &group_log::GroupLog)| {
-                log.indexes_in(segment, 1024).into_iter().map(move |index| (group, index))
-            };
-            state.groups.iter().flat_map(|it| of_group(it).collect::<Vec<_>>()).take(1024).collect()
-        };
+        let (mut items, mut bytes, mut copied) = (Vec::new(), 0, 0);
         for (group, index) in indexes {
-            let (puts, decide, notes) = {
-                let state = self.shared.state();
-                let log = &state.groups[&group];
-                let (puts, decide) = log.records(index);
-                (puts, decide, log.notes_at(index).cloned().collect::<Vec<_>>())
-            };
-            let mut records = Vec::new();
-            for loc in puts.into_iter().chain(decide) {
-                let record = reader.record(group, loc, &mut None);
-                let record = record.map_err(|error| self.shared.fault(&error.to_string()))?;
-                records.push(record);
-            }
-            records.extend(notes.into_iter().map(|note| Record::Note { index, note }));
-            let size: usize = records.iter().map(record_bytes).sum();
-            if bytes > 0 && bytes + size > max {
+            let records = self.records_of(group, index)?;
+            let size = records.iter().map(record_bytes).sum::<usize>() + 64;
+            if bytes + size > max.min(self.record_bytes_max()) {
                 break;
             }
-            bytes += size + 64;
+            bytes += size;
+            copied += records.len();
             items.push((group, Item::Renew { index }));
             items.extend(records.into_iter().map(|record| (group, Item::Record(record))));
         }
+        let all = bytes as u64 * live / (copied as u64).max(1);
+        if copied == 0 || all > self.config.segment_bytes / 4 {
+            self.dense = Some((segment, live));
+            return Ok(false);
+        }
         self.commit_items(&items)
+    }
+
+    /// How many records of a segment are needed, and some of the indexes they are at.
+    fn needed_of(&self, segment: u32) -> (u64, Vec<(Group, Index)>) {
+        let state = self.shared.state();
+        let live = state.groups.values().map(|log| log.live_in(segment)).sum();
+        let mut indexes = Vec::new();
+        for (&group, log) in &state.groups {
+            let room = COPY_INDEXES - indexes.len();
+            indexes.extend(log.indexes_in(segment, room).into_iter().map(|index| (group, index)));
+        }
+        (live, indexes)
+    }
+
+    /// All that is known of an index, in an order that leads to the same again.
+    fn records_of(&self, group: Group, index: Index) -> Result<Vec<Record>, LogError> {
+        let (puts, decide, notes) = {
+            let state = self.shared.state();
+            let log = &state.groups[&group];
+            let (puts, decide) = log.records(index);
+            (puts, decide, log.notes_at(index).cloned().collect::<Vec<_>>())
+        };
+        let reader = self.reader();
+        let mut records = Vec::new();
+        for loc in puts.into_iter().chain(decide) {
+            let record = reader.record(group, loc, &mut None);
+            records.push(record.map_err(|error| self.shared.fault(&error.to_string()))?);
+        }
+        records.extend(notes.into_iter().map(|note| Record::Note { index, note }));
+        Ok(records)
     }
 
     /// Writes records of the log itself, and makes them durable; `false` if there is no room.

@@ -126,6 +126,12 @@ impl GroupLog {
         self.live.iter().map(|&(_, count)| count).sum()
     }
 
+    /// How many of them are in this segment.
+    pub(super) fn live_in(&self, segment: u32) -> u64 {
+        let at = self.live.binary_search_by_key(&segment, |&(at, _)| at);
+        at.map_or(0, |at| self.live[at].1)
+    }
+
     /// The decided candidate at an index or, if none is decided, the last one.
     pub(super) fn find(&self, index: Index) -> Option<Found> {
         let slot = self.slot(index)?;
@@ -380,7 +386,11 @@ impl GroupLog {
         if segment == 0 {
             return;
         }
-        let at = self.live.binary_search_by_key(&segment, |&(at, _)| at);
+        // Trims drop what is oldest.
+        let at = match self.live.front() {
+            Some((first, _)) if *first == segment => Ok(0),
+            _ => self.live.binary_search_by_key(&segment, |&(at, _)| at),
+        };
         let at = at.expect("what is dropped has been counted");
         self.live[at].1 -= 1;
         if self.live[at].1 == 0 {

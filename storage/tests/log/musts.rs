@@ -573,6 +573,30 @@ fn must_13_a_group_that_lags_does_not_hold_back_the_segments() {
 }
 
 #[test]
+fn must_13_what_is_needed_is_not_moved_around_for_ever() {
+    // More is needed than may be held back: that is for the host to see, and no reason to write the log again and again.
+    let disk = SimDisk::new(1);
+    let (mut log, _) = open(&disk).unwrap();
+    let mut progress = Progress::default();
+    let group = Group::new(1);
+    for index in 1..=200 {
+        progress.submit(&mut log, group, &[put(index, 0, 900)], true).unwrap();
+        progress.commit(&mut log).unwrap();
+        for step in 0.. {
+            assert!(step < 20, "maintenance does not end");
+            if !log.maintain().unwrap() {
+                break;
+            }
+        }
+    }
+    let (held_by, bytes) = log.held_back().unwrap();
+    assert_eq!(held_by, group);
+    assert!(bytes > config().pinned_bytes_max);
+    let written = 200 * 1024 + 5 * config().segment_bytes;
+    assert!(log.segment_bytes() <= written, "{}", log.segment_bytes());
+}
+
+#[test]
 fn must_13_a_power_cut_while_records_are_copied_forward_loses_none() {
     let idle = Group::new(0);
     let mut submissions: Vec<(Group, Vec<Record>, bool)> = vec![(
