@@ -7,9 +7,9 @@ use quorate::{Config, ConfigError, Origin, ShardKey};
 
 use crate::exit::EXIT_HELP;
 
-/// A replicated key-value node: frames are decided by the configured driver, kept on disk, and applied in one order.
+/// Runs a quorate node: what is proposed is decided by the configured driver, kept on disk, and applied in one order
 #[derive(Debug, Parser)]
-#[command(name = "quorate", version, about, after_help = EXIT_HELP, propagate_version = true)]
+#[command(name = "quorate", version, after_help = EXIT_HELP, propagate_version = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -19,6 +19,7 @@ pub(crate) struct Cli {
 
 /// Options of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// Configuration file; all defaults without one
     #[arg(long, global = true, value_name = "FILE", env = "QUORATE_CONFIG")]

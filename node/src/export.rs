@@ -12,7 +12,7 @@ use crate::exit::{Exit, Failure};
 use crate::{ndjson, open, status, written};
 
 pub(crate) async fn run(config: Config, arguments: &ExportArgs) -> Result<Exit, Failure> {
-    let node = open::open(config).await?;
+    let node = open::open_existing(config).await?;
     let result = match &arguments.out {
         None => to(&node, BufWriter::new(io::stdout().lock())).await.map(|(exit, _)| exit),
         Some(path) => to_file(&node, path).await,

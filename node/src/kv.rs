@@ -28,7 +28,10 @@ pub(crate) async fn run(
         KvCommand::Put { value, .. } => Some(value.clone().into_bytes()),
         _ => None,
     };
-    let node = open::open(config).await?;
+    let node = match command {
+        KvCommand::Put { .. } => open::open(config).await?,
+        _ => open::open_existing(config).await?,
+    };
     let kv = node.kv();
     let result = match command {
         KvCommand::Get { shard, key } => get(kv, shard, key, output).await,

@@ -17,7 +17,7 @@ mod status;
 mod summary;
 mod verify;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -65,7 +65,16 @@ fn log_to_stderr(verbose: u8) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let format = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    // A warning is for people; whoever asks for more wants to know when and where it happened.
+    if verbose == 0 {
+        format.without_time().with_target(false).init();
+    } else {
+        format.init();
+    }
 }
 
 /// Writes a document to standard output.

@@ -2,13 +2,26 @@
 
 use std::time::Duration;
 
-use quorate::{Config, Durability, Node, NodeError, OpenError};
+use quorate::{Config, Durability, Node, NodeError, OpenError, builtin};
 
 use crate::exit::{Exit, Failure};
 use crate::status;
 
 /// How long a node may replay its log before a command gives up.
 const READY_WITHIN: Duration = Duration::from_secs(300);
+
+/// Opens the configured node for a command that only reads: a mistyped directory should be told, not set up.
+pub(crate) async fn open_existing(config: Config) -> Result<Node, Failure> {
+    builtin::check(&config).map_err(Failure::usage)?;
+    let directory = &config.node.data_dir;
+    if config.node.durability == Durability::Disk && !directory.exists() {
+        return Err(Failure::data(format!(
+            "data directory {} does not exist; `quorate import` and `quorate kv put` make it, or check the path",
+            directory.display()
+        )));
+    }
+    open(config).await
+}
 
 /// Opens the configured node, and waits until it serves.
 pub(crate) async fn open(config: Config) -> Result<Node, Failure> {

@@ -9,7 +9,7 @@ use crate::{open, print_as};
 
 pub(crate) async fn run(config: Config, output: Output) -> Result<Exit, Failure> {
     let data_dir = config.node.data_dir.display().to_string();
-    let node = open::open(config).await?;
+    let node = open::open_existing(config).await?;
     let status = node.status();
     let printed = print_as(output, || as_json(&status, &data_dir), || as_text(&status, &data_dir));
     let exit = if status.health == Health::Ready { Exit::Done } else { Exit::Service };

@@ -6,8 +6,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
+use std::time::Duration;
 
 use common::{Place, UNICODE, budget};
+use quorate::kv::OrgReadOptions;
+use quorate::{Config, Node};
 
 /// The bytes of each line decide, as with `LC_ALL=C sort`.
 fn sorted(text: &str) -> String {
@@ -16,14 +19,18 @@ fn sorted(text: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Revision of each namespace: how many operations changed it.
-fn revisions(place: &Place, namespaces: &[&str]) -> BTreeMap<String, u64> {
-    let one = |namespace: &str| {
-        let list = place.run(&["kv", "list", namespace, "-o", "json", "--limit", "1"]);
-        let revision = list.json()["namespace_revision"].as_u64().expect("a revision");
-        (namespace.to_string(), revision)
-    };
-    namespaces.iter().map(|namespace| one(namespace)).collect()
+/// Revision of each namespace of an organisation: how many operations changed it.
+fn revisions(place: &Place, org: &str) -> BTreeMap<String, u64> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let node = Node::open(Config::in_dir(place.data())).await.unwrap();
+        assert!(node.ready(Duration::from_secs(60)).await, "{:?}", node.status());
+        let page = node.kv().namespaces(org, None, 1000, OrgReadOptions::default()).await.unwrap();
+        assert!(page.next.is_none(), "more namespaces than a page holds");
+        node.close().await.unwrap();
+        let revisions = page.namespaces.into_iter();
+        revisions.map(|one| (one.shard.namespace().to_string(), one.revision)).collect()
+    })
 }
 
 #[test]
@@ -48,62 +55,55 @@ fn export_is_the_sorted_input() {
 
 #[test]
 fn killed_at_random_and_resumed_nothing_is_lost_or_applied_twice() {
-    // The first lines of the file are in few namespaces and quickly imported; the rest is the same.
-    let lines: Vec<_> =
-        fs::read_to_string(UNICODE).unwrap().lines().take(8000).map(String::from).collect();
-    let input = lines.join("\n") + "\n";
-    let namespaces = ["unicode/Lu", "unicode/Ll", "unicode/Lo", "unicode/Cc", "unicode/Mn"];
-
-    let whole = Place::new();
-    assert_eq!(whole.import(&whole.write("input.ndjson", &input), &[]).code, 0);
-    let expected = revisions(&whole, &namespaces);
-    assert_eq!(whole.export(), sorted(&input));
+    const REPORT_EVERY: u64 = 16;
+    let input = fs::read_to_string(UNICODE).unwrap();
+    // Every line is a key of its own, so each namespace changes once for each of its lines.
+    let mut expected = BTreeMap::new();
+    for line in input.lines() {
+        *expected.entry(line.split('"').nth(7).unwrap().to_string()).or_insert(0) += 1;
+    }
 
     let mut seed = std::env::var("QUORATE_TEST_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(|| u64::from(std::process::id()) << 16 | 1);
+        .unwrap_or_else(|| (u64::from(std::process::id()) << 16) | 1);
     println!("QUORATE_TEST_SEED={seed}");
     let kills = budget(8, 50);
     let place = Place::new();
-    let file = place.write("input.ndjson", &input);
-    let mut killed = 0;
-    while killed < kills {
+    for kill in 0..kills {
         seed ^= seed << 13;
         seed ^= seed >> 7;
         seed ^= seed << 17;
-        // Each run gets about as far as it would have to so that the last kill comes near the end.
-        let reports = seed % 3;
+        // From none at all to so many that the kills go through most of the file.
+        let frames = seed % (2 * input.lines().count() as u64 / (kills + 4));
         let mut child = place
-            .command(["import", "--report-every", "64", "--rate", "20000"])
-            .arg(&file)
+            .command(["import", "--rate", "20000", UNICODE, "--report-every"])
+            .arg(REPORT_EVERY.to_string())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut reported = 0;
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        for line in stderr.lines() {
-            reported += u64::from(line.unwrap().contains("frames answered"));
-            if reported > reports {
-                break;
-            }
+        let mut lines = stderr.lines().map(Result::unwrap);
+        let mut answered = 0;
+        while answered + REPORT_EVERY <= frames
+            && let Some(line) = lines.next()
+        {
+            let count = line.split_once(" frames answered").map(|(count, _)| count.parse());
+            answered = count.map_or(answered, Result::unwrap);
         }
         child.kill().unwrap();
         let ended = child.wait().unwrap();
-        if ended.success() {
-            // It was through before it could be killed: the next one would start anew and apply all again.
-            break;
-        }
-        killed += 1;
+        // One that was through would start anew the next time, and apply every line again.
+        assert!(!ended.success(), "kill {kill} of seed {seed} came too late: {answered} answered");
     }
-    let resumed = place.import(&file, &[]);
-    assert_eq!(resumed.code, 0, "{}", resumed.err);
+    let resumed = place.import(UNICODE.as_ref(), &[]);
+    assert_eq!(resumed.code, 0, "seed {seed}: {}", resumed.err);
     let summary = resumed.json();
-    assert_eq!(summary["resumed"], true, "after {killed} kills, seed {seed}: {summary}");
-    assert_eq!(killed, kills, "the file is too short for so many kills");
-    assert_eq!(place.export(), sorted(&input), "seed {seed}");
-    assert_eq!(revisions(&place, &namespaces), expected, "seed {seed}: applied twice or lost");
+    assert_eq!(summary["resumed"], true, "seed {seed}: {summary}");
+    assert_ne!(summary["already"], 0, "seed {seed}: {summary}");
+    assert!(place.export() == sorted(&input), "seed {seed}: export differs from sort");
+    assert_eq!(revisions(&place, "unicode"), expected, "seed {seed}: applied twice or lost");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_finished_import_starts_anew() {
     for revision in 1..=3 {
         let summary = place.import(&file, &[]).json();
         assert_eq!((&summary["resumed"], &summary["accepted"]), (&false.into(), &1.into()));
-        assert_eq!(revisions(&place, &["o/n"])["o/n"], revision);
+        assert_eq!(revisions(&place, "o")["n"], revision);
     }
 }
 
