@@ -10,7 +10,7 @@ use quorate_shard::{
     Extension, Refusal, ShardContext, Shards, ShardsBuilder, Table, Update, envelope,
 };
 
-use crate::support::{Bench, Written, shard};
+use crate::support::{Bench, Written, cases, shard};
 
 /// Counters, and an index of them by value. A counter that was not used for a while goes back by one.
 #[derive(Debug)]
@@ -246,6 +246,8 @@ fn two_services_cannot_share_a_table() {
 }
 
 proptest! {
+    #![proptest_config(cases(200))]
+
     /// A node that restarts from its checkpoints at any moment goes on like one that never did.
     #[test]
     fn a_service_is_restored_with_everything_it_had(

@@ -5,7 +5,7 @@ use quorate_replicator::Bytes;
 use quorate_shard::kv::{Compare, Condition, Op, Reply, Transaction, TransactionOp};
 use quorate_shard::{Refusal, Shards, envelope};
 
-use crate::support::{Bench, Written, shard};
+use crate::support::{Bench, Written, cases, shard};
 
 #[test]
 fn an_unknown_kind_or_version_is_refused_and_changes_nothing() {
@@ -94,6 +94,8 @@ fn op() -> impl Strategy<Value = Op<'static>> {
 }
 
 proptest! {
+    #![proptest_config(cases(200))]
+
     #[test]
     fn an_operation_is_read_back_as_it_was_written(op in op()) {
         let payload = op.encode();

@@ -11,7 +11,7 @@ use quorate_shard::kv::{
 use quorate_shard::limits::{CHANGE_BYTES, DEADLINE_BYTES, NAMESPACE_BYTES, ROW_BYTES};
 use quorate_shard::{Refusal, Shards, ShardsBuilder};
 
-use crate::support::{Bench, Written, shard};
+use crate::support::{Bench, Written, cases, shard};
 
 const CHANGES_MAX: usize = 6;
 const CHANGES_BYTES_MAX: u64 = 1000;
@@ -368,7 +368,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(cases(400))]
 
     #[test]
     fn the_machine_does_what_the_model_does(steps in steps()) {

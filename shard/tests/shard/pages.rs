@@ -79,6 +79,13 @@ fn pages_of_any_size_hold_each_key_once_in_order() {
             assert_eq!(read, expected, "pinned {scan:?}");
         }
     }
+    // A token may come from anywhere, also from after the end of the range.
+    for token in [&b"b"[..], b"c", b""] {
+        let scan = Scan::range(b"a/", b"b").after(PageToken::new(token.to_vec()));
+        let expected = if token.is_empty() { 3 } else { 0 };
+        assert_eq!(kv.scan(&orders, &scan).unwrap().entries.len(), expected);
+        assert_eq!(pinned.scan(&orders, &scan).unwrap().entries.len(), expected);
+    }
     let nothing = kv.scan(&shard("acme/none"), &Scan::all()).unwrap();
     assert_eq!((nothing.revision, nothing.entries.len(), nothing.next), (0, 0, None));
     let nothing = pinned.scan(&shard("acme/none"), &Scan::all()).unwrap();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_core::Stream;
+use proptest::test_runner::Config as ProptestConfig;
 use quorate_replicator::{
     Batch, BatchFrame, Bytes, CheckpointReader, CloseError, Commit, Consistency, Cursor, Decision,
     Durability, Event, EventStream, Frame, FrameId, FrameRole, GroupId, Handler, Health, LogTime,
@@ -22,6 +23,12 @@ pub(crate) const GROUP: GroupId = GroupId::new(0);
 
 pub(crate) fn shard(text: &str) -> ShardKey {
     ShardKey::parse(text).expect("tests use good names")
+}
+
+/// How many cases a property is tried with: twenty times as many with `QUORATE_TEST_BUDGET=long`.
+pub(crate) fn cases(usual: u32) -> ProptestConfig {
+    let long = std::env::var("QUORATE_TEST_BUDGET").is_ok_and(|budget| budget == "long");
+    ProptestConfig::with_cases(if long { usual * 20 } else { usual })
 }
 
 /// A checkpoint store: the pairs of all checkpoints so far, merged.
