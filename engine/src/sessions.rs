@@ -306,7 +306,9 @@ impl Session {
             Ok(_) => return Verdict::Repeated,
             Err(at) => at,
         };
-        if self.decided.len() >= limits.unsettled_max {
+        // The oldest open serial always has room: it is what the proposer must have answered before it can settle
+        // anything, so refusing it would leave the session full for ever.
+        if self.decided.len() >= limits.unsettled_max && serial > self.settled {
             return Verdict::NoRoom(Resource::Unsettled, limits.unsettled_max as u64);
         }
         let (outcome, verdict) = if frame.valid_until.is_some_and(|until| until < now) {

@@ -22,7 +22,7 @@ pub enum Resource {
     /// Live sessions of the group.
     #[error("sessions")]
     Sessions,
-    /// Decided and unsettled serials of one session.
+    /// Decided and unsettled serials of one session; there is always room for the oldest that is open.
     #[error("unsettled serials of the session")]
     Unsettled,
     /// Subscriptions of the node.

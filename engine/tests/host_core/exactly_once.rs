@@ -89,6 +89,22 @@ fn a_session_has_room_for_so_many_unsettled_serials() {
 }
 
 #[test]
+fn a_full_session_has_room_for_its_oldest_open_serial() {
+    let mut config = config();
+    config.sessions.unsettled_max = 3;
+    let mut desk = Desk::open(config);
+    desk.open_session(1);
+    // Serial 1 was proposed first and is still open; the three after it were decided before it.
+    for serial in 2..=4 {
+        accepted(desk.decide(Frame { settled: 1, ..frame(1, serial, "x") }));
+    }
+    let full = ProposeError::Overloaded { resource: Resource::Unsettled, limit: 3 };
+    assert_eq!(desk.decide(Frame { settled: 1, ..frame(1, 5, "x") }), Err(full));
+    assert_eq!(accepted(desk.decide(Frame { settled: 1, ..frame(1, 1, "x") })).1, "4");
+    assert_eq!(accepted(desk.decide(Frame { settled: 5, ..frame(1, 5, "x") })).1, "5");
+}
+
+#[test]
 fn a_live_session_is_never_evicted_to_make_room() {
     let mut config = config();
     config.sessions.sessions_max = 2;

@@ -1,0 +1,505 @@
+//! One seed: clients, time and faults against one node, then healing and the last accounts.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use quorate_replicator::{Cursor, Frame, FrameId, OpenError, ReadError};
+use quorate_shard::kv::Scan;
+use quorate_storage::{Fault, Keep, SimDisk};
+
+use crate::client::Client;
+use crate::node::{News, Node, Settings};
+use crate::oracle::{Checked, Oracle, Violation, violation};
+
+/// What a run saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Accepted frames, each once.
+    pub frames: u64,
+    /// Answers that clients got.
+    pub answers: u64,
+    /// Power cuts.
+    pub power_cuts: u64,
+    /// Restarts without a power cut.
+    pub restarts: u64,
+    /// Disk operations that were made to fail.
+    pub disk_faults: u64,
+    /// Checkpoints stored.
+    pub checkpoints: u64,
+    /// Operations of the disk.
+    pub disk_ops: u64,
+    /// Frames whose outcome stayed unknown because their session ended.
+    pub orphans: u64,
+    /// Hash over everything that happened: the same for the same seed.
+    pub events: u64,
+}
+
+impl Report {
+    /// Adds what another run saw.
+    pub fn add(&mut self, other: &Self) {
+        self.frames += other.frames;
+        self.answers += other.answers;
+        self.power_cuts += other.power_cuts;
+        self.restarts += other.restarts;
+        self.disk_faults += other.disk_faults;
+        self.checkpoints += other.checkpoints;
+        self.disk_ops += other.disk_ops;
+        self.orphans += other.orphans;
+        self.events ^= other.events;
+    }
+}
+
+/// What a scenario may meet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// How many things happen before everything is healed.
+    pub(crate) steps: u32,
+    /// Whether faults come at random.
+    pub(crate) faults: bool,
+    /// Cut the power at this operation of the disk, and keep this of what was not synced.
+    pub(crate) cut: Option<(u64, Keep)>,
+}
+
+impl Plan {
+    /// Everything at random.
+    const SWARM: Self = Self { steps: 1500, faults: true, cut: None };
+}
+
+/// How many steps a healed node may take until all is answered.
+const HEALED_STEPS: u32 = 20_000;
+
+/// Lives through one seed. `trace` is told what happens, in words.
+///
+/// # Errors
+///
+/// The first thing that must not be.
+pub fn run(seed: u64, trace: &mut dyn FnMut(&str)) -> Result<Report, Violation> {
+    run_plan(seed, Plan::SWARM, trace)
+}
+
+pub(crate) fn run_plan(
+    seed: u64,
+    plan: Plan,
+    trace: &mut dyn FnMut(&str),
+) -> Result<Report, Violation> {
+    let mut scenario = Scenario::new(seed, plan, trace);
+    scenario.live()?;
+    scenario.heal()?;
+    scenario.account()?;
+    Ok(scenario.report)
+}
+
+struct Scenario<'a> {
+    rng: fastrand::Rng,
+    plan: Plan,
+    trace: &'a mut dyn FnMut(&str),
+    now: Duration,
+    disk: SimDisk,
+    settings: Settings,
+    node: Option<Node>,
+    clients: Vec<Client>,
+    /// Which client waits for a call, in the present life of the node.
+    calls: HashMap<u64, usize>,
+    questions: HashMap<u64, (usize, FrameId)>,
+    next_call: u64,
+    /// What the subscriber has handled, kept as a real one keeps it.
+    cursor: Cursor,
+    subscription: Option<quorate_engine::SubscriptionId>,
+    /// The newest position that was acknowledged when a read began.
+    read_floor: Option<quorate_replicator::Position>,
+    oracle: Oracle,
+    report: Report,
+    hasher: DefaultHasher,
+    /// False once everything is healed.
+    faults_on: bool,
+    /// How often the node stopped after everything was healed.
+    late_faults: u64,
+}
+
+impl<'a> Scenario<'a> {
+    fn new(seed: u64, plan: Plan, trace: &'a mut dyn FnMut(&str)) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let settings = Settings {
+            checkpoint_bytes: [2 << 10, 16 << 10, 1 << 40][rng.usize(..3)],
+            retain_bytes: [0, 8 << 10, 1 << 40][rng.usize(..3)],
+            session_idle_ms: [300, 5_000, 600_000][rng.usize(..3)],
+            unsettled_max: [6, 1024][rng.usize(..2)],
+            batches_in_flight: 1 + rng.u32(..3),
+        };
+        let clients = (0..1 + rng.u8(..5)).map(Client::new).collect();
+        let disk = SimDisk::new(rng.u64(..));
+        if let Some((op, _)) = plan.cut {
+            disk.cut_at(op);
+        }
+        Self {
+            disk,
+            rng,
+            plan,
+            trace,
+            now: Duration::ZERO,
+            settings,
+            node: None,
+            clients,
+            calls: HashMap::new(),
+            questions: HashMap::new(),
+            next_call: 1,
+            cursor: Cursor::beginning(),
+            subscription: None,
+            read_floor: None,
+            oracle: Oracle::default(),
+            report: Report::default(),
+            hasher: DefaultHasher::new(),
+            faults_on: true,
+            late_faults: 0,
+        }
+    }
+
+    /// Anything may happen.
+    fn live(&mut self) -> Checked {
+        for _ in 0..self.plan.steps {
+            if self.node.is_none() {
+                self.start()?;
+                continue;
+            }
+            let first = if self.plan.faults { 0 } else { 21 };
+            match self.rng.u16(first..1000) {
+                0..5 => self.arm_power_cut(),
+                5..9 => self.cut_power()?,
+                9..13 => self.kill(),
+                13..17 => self.arm_disk_fault(),
+                17..19 => self.close()?,
+                19..21 => self.change_room(),
+                21..60 => self.pass_time(),
+                60..100 => self.ask(),
+                100..130 => self.read(),
+                130..330 => self.propose(),
+                330..700 => self.with_node(Node::step_log),
+                700..730 => self.store_checkpoint(),
+                730..800 => self.with_node(Node::step_fetch),
+                _ => self.with_node(Node::turn),
+            }
+            self.look()?;
+        }
+        Ok(())
+    }
+
+    /// Nothing fails any more: everything must get its answer.
+    fn heal(&mut self) -> Checked {
+        self.say("healing");
+        self.faults_on = false;
+        self.disk.set_capacity(None);
+        self.disk.cut_at(u64::MAX);
+        if self.plan.faults {
+            // The power may be off by now.
+            self.cut_power()?;
+        }
+        for step in 0..HEALED_STEPS {
+            if self.node.is_none() {
+                self.start()?;
+                continue;
+            }
+            let done = self.clients.iter().all(Client::is_done);
+            if !done && step % 4 == 0 {
+                self.propose_open();
+            }
+            self.with_node(Node::step_log);
+            self.with_node(Node::step_fetch);
+            self.store_checkpoint();
+            if step % 16 == 0 {
+                self.now += Duration::from_millis(5);
+            }
+            self.look()?;
+            let applied = self.node.as_ref().map(|node| node.status().applied);
+            let quiet = self.node.as_ref().is_some_and(Node::is_quiet);
+            let given =
+                self.cursor.position(quorate_replicator::GroupId::new(0)).map(|at| at.index);
+            if done && quiet && given == applied {
+                return Ok(());
+            }
+        }
+        violation(format!(
+            "after everything was healed, not everything got its answer: {:?}",
+            self.clients.iter().filter(|client| !client.is_done()).collect::<Vec<_>>()
+        ))
+    }
+
+    /// The last accounts, and one more start from what is on disk.
+    fn account(&mut self) -> Checked {
+        self.report.frames = self.oracle.finish()?;
+        self.report.answers = self.clients.iter().map(|client| client.answered).sum();
+        self.report.orphans = self.clients.iter().map(|client| client.orphans).sum();
+        let node = self.node.as_ref().expect("it was healed");
+        let (before, status) = (everything(node), node.status());
+        self.cut_power()?;
+        self.start()?;
+        let node = self.node.as_ref().expect("it was started");
+        if node.status().history != status.history || everything(node) != before {
+            return violation("a restart after the end changed the state");
+        }
+        self.report.disk_ops = self.disk.ops();
+        let mut hasher = self.hasher.clone();
+        (before, status.history, self.disk.ops()).hash(&mut hasher);
+        self.report.events = hasher.finish();
+        Ok(())
+    }
+
+    // ----- what can happen
+
+    fn start(&mut self) -> Checked {
+        match Node::open(&self.disk, &self.settings, self.now) {
+            Ok(mut node) => {
+                node.turn(self.now);
+                // Everything that was durable is applied at once: it was decided.
+                self.oracle.replayed(&node.status())?;
+                node.subscribe(&self.cursor);
+                node.turn(self.now);
+                self.node = Some(node);
+                self.say("started");
+                self.look()
+            }
+            Err(error) => {
+                // Only a disk that fails on purpose may keep a node from starting.
+                if self.faults_on {
+                    self.say(&format!("not started: {error}"));
+                    self.disk.set_capacity(None);
+                    self.disk.cut_at(u64::MAX);
+                    if matches!(error, OpenError::Corrupt { .. }) {
+                        return violation(format!(
+                            "the store is damaged though nothing damaged it: {error}"
+                        ));
+                    }
+                    self.disk.reboot(Keep::Random);
+                    self.report.power_cuts += 1;
+                    Ok(())
+                } else {
+                    violation(format!("the node does not start: {error}"))
+                }
+            }
+        }
+    }
+
+    fn died(&mut self) {
+        self.node = None;
+        self.subscription = None;
+        self.read_floor = None;
+        self.calls.clear();
+        self.questions.clear();
+        self.clients.iter_mut().for_each(Client::node_died);
+    }
+
+    fn kill(&mut self) {
+        self.say("killed");
+        self.report.restarts += 1;
+        self.died();
+    }
+
+    fn close(&mut self) -> Checked {
+        self.say("closed");
+        if let Some(node) = self.node.take() {
+            // A clean end may fail on a disk that fails; the next start shows what is left.
+            drop(node.close());
+        }
+        self.report.restarts += 1;
+        self.died();
+        Ok(())
+    }
+
+    fn cut_power(&mut self) -> Checked {
+        let random = [Keep::None, Keep::All, Keep::Random][self.rng.usize(..3)];
+        let keep = self.plan.cut.map_or(random, |(_, keep)| keep);
+        self.say(&format!("power cut, keeping {keep:?}"));
+        self.report.power_cuts += 1;
+        self.died();
+        self.disk.reboot(keep);
+        Ok(())
+    }
+
+    fn arm_power_cut(&mut self) {
+        let at = self.disk.ops() + self.rng.u64(..60);
+        self.disk.cut_at(at);
+    }
+
+    fn arm_disk_fault(&mut self) {
+        let fault = [Fault::Eio, Fault::Short][self.rng.usize(..2)];
+        let at = self.disk.ops() + self.rng.u64(..60);
+        self.disk.fail_at(at, fault);
+        self.report.disk_faults += 1;
+    }
+
+    fn change_room(&mut self) {
+        let room = self.rng.bool().then(|| self.disk.used() + self.rng.u64(..64 << 10));
+        self.say(&format!("disk has room for {room:?}"));
+        self.disk.set_capacity(room);
+    }
+
+    fn pass_time(&mut self) {
+        let due = self.node.as_ref().and_then(|node| node.wake_at(self.now));
+        let random = self.now + Duration::from_millis(self.rng.u64(..120));
+        // A real shell never sleeps past what the core asked for by more than scheduling allows.
+        self.now = due.map_or(random, |due| due.max(self.now).min(random));
+        self.with_node(Node::turn);
+    }
+
+    fn propose(&mut self) {
+        let place = self.rng.usize(..self.clients.len());
+        self.propose_for(place);
+    }
+
+    /// Proposes again for every client that still waits for an answer, nothing new.
+    fn propose_open(&mut self) {
+        for place in 0..self.clients.len() {
+            if !self.clients[place].is_done() {
+                self.propose_for(place);
+            }
+        }
+    }
+
+    fn propose_for(&mut self, place: usize) {
+        let call = self.next_call;
+        let frame = if self.faults_on {
+            self.clients[place].next(&mut self.rng, call)
+        } else {
+            self.clients[place].again(call)
+        };
+        let Some(frame): Option<Frame> = frame else { return };
+        self.next_call += 1;
+        self.oracle.proposed(&frame);
+        self.calls.insert(call, place);
+        let deadline = self.now + Duration::from_millis(20 + self.rng.u64(..500));
+        if let Some(node) = &mut self.node {
+            node.propose(frame, deadline, call);
+            node.turn(self.now);
+        }
+    }
+
+    fn ask(&mut self) {
+        let place = self.rng.usize(..self.clients.len());
+        let Some(id) = self.clients[place].doubtful() else { return };
+        let call = self.next_call;
+        self.next_call += 1;
+        self.questions.insert(call, (place, id));
+        let deadline = self.now + Duration::from_secs(1);
+        if let Some(node) = &mut self.node {
+            node.decision(id, deadline, call);
+            node.turn(self.now);
+        }
+    }
+
+    fn read(&mut self) {
+        if self.read_floor.is_some() {
+            return;
+        }
+        self.read_floor = self.oracle.newest_acknowledged();
+        let deadline = self.now + Duration::from_secs(1);
+        if let (Some(node), true) = (&mut self.node, self.read_floor.is_some()) {
+            node.read(self.now, deadline);
+            node.turn(self.now);
+        }
+    }
+
+    fn store_checkpoint(&mut self) {
+        if let Some(node) = &mut self.node
+            && node.step_checkpoint(self.now)
+        {
+            self.report.checkpoints += 1;
+        }
+    }
+
+    fn with_node(&mut self, step: impl Fn(&mut Node, Duration)) {
+        if let Some(node) = &mut self.node {
+            step(node, self.now);
+        }
+    }
+
+    // ----- what is checked
+
+    /// Takes what came out of the node, and ends its life if it has faulted.
+    fn look(&mut self) -> Checked {
+        let Some(node) = &mut self.node else { return Ok(()) };
+        let status = node.status();
+        let faulted = node.faulted().map(str::to_owned);
+        let news = std::mem::take(&mut node.news);
+        self.oracle.seen(&status)?;
+        let mut handled = false;
+        for news in news {
+            match news {
+                News::Proposed(call, answer) => {
+                    (call, format!("{answer:?}")).hash(&mut self.hasher);
+                    if let Some(place) = self.calls.remove(&call) {
+                        self.clients[place].answered(call, &answer, &mut self.oracle)?;
+                    }
+                }
+                News::Decided(call, answer) => {
+                    if let (Some((place, id)), Ok(decision)) =
+                        (self.questions.remove(&call), answer)
+                    {
+                        self.clients[place].decided(id, &decision, &mut self.oracle)?;
+                    }
+                }
+                News::Read(answer) => self.check_read(answer)?,
+                News::Subscribed(Ok(id)) => self.subscription = Some(id),
+                News::Subscribed(Err(error)) => {
+                    return violation(format!("the subscriber cannot go on: {error}"));
+                }
+                News::Accepted(frames, reached) => {
+                    self.oracle.given(&frames)?;
+                    self.cursor.advance(reached);
+                    handled |= !frames.is_empty();
+                }
+            }
+        }
+        if let (true, Some(id), Some(node)) = (handled, self.subscription, &mut self.node) {
+            node.handled(id);
+            node.turn(self.now);
+        }
+        if let Some(cause) = faulted {
+            // Faults that were armed before may still come; more than those are the node's own.
+            self.late_faults += u64::from(!self.faults_on);
+            if self.late_faults > self.report.disk_faults {
+                return violation(format!("the node stopped on a healthy disk: {cause}"));
+            }
+            self.say(&format!("faulted: {cause}"));
+            // A stopped node holds nothing more; what follows is a restart, with or without a power cut.
+            if self.plan.cut.is_some() || self.rng.bool() {
+                self.cut_power()?;
+            } else {
+                self.kill();
+            }
+        }
+        Ok(())
+    }
+
+    fn check_read(&mut self, answer: Result<quorate_replicator::Position, ReadError>) -> Checked {
+        let Some(floor) = self.read_floor.take() else { return Ok(()) };
+        match answer {
+            Ok(reached) if reached < floor => violation(format!(
+                "a read saw {reached}, and {floor} had been acknowledged before it began"
+            )),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    fn say(&mut self, what: &str) {
+        what.hash(&mut self.hasher);
+        (self.trace)(&format!(
+            "{:>9.3} s  op {:>6}  {what}",
+            self.now.as_secs_f64(),
+            self.disk.ops()
+        ));
+    }
+}
+
+/// All keys of all namespaces with their values and revisions.
+fn everything(node: &Node) -> Vec<String> {
+    let kv = node.shards.kv();
+    let mut lines = Vec::new();
+    for shard in node.shards.namespaces("sim", None, 100) {
+        let page = kv.scan(&shard, &Scan::all()).expect("an in-memory read");
+        assert!(page.next.is_none(), "few keys");
+        lines.push(format!("{shard} {}", page.revision));
+        lines.extend(page.entries.iter().map(|entry| format!("{shard} {entry:?}")));
+    }
+    lines
+}
