@@ -64,11 +64,11 @@ fn commits(criterion: &mut Criterion, name: &str, disk: &dyn Fn() -> Arc<dyn Dis
                 for _ in 0..rounds {
                     let writes = batch(next, records, &body);
                     next += records;
-                    let (start, cpu_start) = (Instant::now(), cpu());
+                    let (cpu_start, start) = (cpu(), Instant::now());
                     log.submit(Group::new(0), writes).expect("it has room");
                     black_box(log.commit().expect("the disk works"));
-                    on_cpu += cpu() - cpu_start;
                     spent += start.elapsed();
+                    on_cpu += cpu() - cpu_start;
                     if next % (1 << 16) < records {
                         let trim = Record::Trim { below: next };
                         log.submit(Group::new(0), vec![(next, true, trim)]).expect("it has room");
@@ -110,11 +110,11 @@ fn raw_commits(criterion: &mut Criterion) {
                     if at + bytes.len() as u64 > RAW_BYTES {
                         at = 0;
                     }
-                    let (start, cpu_start) = (Instant::now(), cpu());
+                    let (cpu_start, start) = (cpu(), Instant::now());
                     file.write_all_at(&bytes, at).expect("the disk works");
                     file.sync_data().expect("the disk works");
-                    on_cpu += cpu() - cpu_start;
                     spent += start.elapsed();
+                    on_cpu += cpu() - cpu_start;
                     at += bytes.len() as u64;
                 }
                 print_cpu(&id, on_cpu, rounds * records);

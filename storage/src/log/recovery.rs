@@ -225,19 +225,24 @@ struct Fold {
 struct Building {
     log: GroupLog,
     /// Entries as they were found; those that are void by now are dropped now and then.
-    entries: Vec<(Loc, Entry)>,
+    entries: Vec<Entry>,
+    /// Where each of them is.
+    places: Vec<Loc>,
     decided: Vec<(Loc, (Index, Tag, Bytes))>,
 }
 
 impl Building {
     fn new() -> Self {
-        Self { log: GroupLog::new(), entries: Vec::new(), decided: Vec::new() }
+        Self { log: GroupLog::new(), entries: Vec::new(), places: Vec::new(), decided: Vec::new() }
     }
 
     fn add(&mut self, item: Item, loc: Loc) {
         self.log.apply_item(&item, loc);
         match item {
-            Item::Record(Record::Put(entry)) => self.entries.push((loc, entry)),
+            Item::Record(Record::Put(entry)) => {
+                self.entries.push(entry);
+                self.places.push(loc);
+            }
             Item::Record(Record::Decide { index, tag, proof }) => {
                 self.decided.push((loc, (index, tag, proof)));
             }
@@ -245,28 +250,34 @@ impl Building {
         }
         let found = self.entries.len() + self.decided.len();
         if found.is_multiple_of(4096) && found as u64 > 4096 + 2 * self.log.live() {
-            let Self { log, entries, decided } = self;
-            entries.retain(|(loc, entry)| log.has(entry.index, *loc));
-            decided.retain(|(loc, (index, ..))| log.decides(*index, *loc));
+            self.drop_void();
         }
     }
 
-    fn recovered(self) -> (Recovered, GroupLog) {
-        let Self { log, mut entries, mut decided } = self;
-        entries.retain(|(loc, entry)| log.has(entry.index, *loc));
-        // In the order of the log they are nearly sorted.
-        entries.sort_by_key(|(_, entry)| entry.index);
-        for same in entries.chunk_by_mut(|(_, a), (_, b)| a.index == b.index) {
-            if same.len() > 1 {
-                same.sort_by_key(|(loc, entry)| log.ordinal(entry.index, *loc));
-            }
+    fn drop_void(&mut self) {
+        let Self { log, entries, places, decided } = self;
+        let void = |(entry, loc): (&Entry, &Loc)| !log.has(entry.index, *loc);
+        if entries.iter().zip(&*places).any(void) {
+            let both = std::mem::take(entries).into_iter().zip(std::mem::take(places));
+            (*entries, *places) = both.filter(|(e, loc)| log.has(e.index, *loc)).unzip();
         }
         decided.retain(|(loc, (index, ..))| log.decides(*index, *loc));
+    }
+
+    fn recovered(mut self) -> (Recovered, GroupLog) {
+        self.drop_void();
+        let Self { log, mut entries, places, mut decided } = self;
+        // Only rivals at one index, or what was copied forward, are out of order; most logs have neither.
+        if !entries.is_sorted_by(|a, b| a.index < b.index) {
+            let mut both: Vec<(Loc, Entry)> = places.into_iter().zip(entries).collect();
+            both.sort_by_cached_key(|(loc, entry)| (entry.index, log.ordinal(entry.index, *loc)));
+            entries = both.into_iter().map(|(_, entry)| entry).collect();
+        }
         decided.sort_by_key(|(_, (index, ..))| *index);
         let recovered = Recovered {
             first: log.first(),
             reset: log.reset().cloned(),
-            entries: entries.into_iter().map(|(_, entry)| entry).collect(),
+            entries,
             decided: decided.into_iter().map(|(_, decided)| decided).collect(),
             state: log.state().cloned(),
             notes: log.notes().map(|(index, note)| (index, note.clone())).collect(),
