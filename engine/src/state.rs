@@ -227,10 +227,14 @@ impl GroupState {
                         reply: Reply::Known(reply.clone()),
                     }))
                 }
-                Verdict::Session => Ok(Decision::Accept(Commit {
-                    position: position(slot),
-                    reply: Reply::Known(Bytes::new()),
-                })),
+                Verdict::Session => match self.sessions.lookup(self.group, *id, None) {
+                    // An open session is told where it was opened first.
+                    Lookup::Decided(decision) => Ok(decision),
+                    Lookup::Undecided | Lookup::Ended => Ok(Decision::Accept(Commit {
+                        position: position(slot),
+                        reply: Reply::Known(Bytes::new()),
+                    })),
+                },
                 Verdict::Rejected(rejection) => Ok(Decision::Reject(rejection.clone())),
                 Verdict::Repeated => match self.sessions.lookup(self.group, *id, Some(*hash)) {
                     Lookup::Decided(decision) => Ok(decision),

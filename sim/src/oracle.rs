@@ -48,6 +48,10 @@ impl Oracle {
 
     /// A frame was accepted, for the first time or again.
     pub(crate) fn accepted(&mut self, id: FrameId, commit: &Commit) -> Checked {
+        if id.serial == FrameId::OPEN {
+            // A session that had ended is opened anew, at another place.
+            return Ok(());
+        }
         let reply = commit.reply.bytes().cloned();
         match self.acknowledged.get_mut(&id) {
             None => {
@@ -132,10 +136,6 @@ impl Oracle {
     /// At the end, when the subscriber has everything: what was acknowledged is there, once, where it was said to be.
     pub(crate) fn finish(&self) -> Checked<u64> {
         for (id, (position, _)) in &self.acknowledged {
-            if self.proposed.get(id).is_none_or(|frame| frame.payload.is_empty()) {
-                // Frames that open and close sessions are not given to subscribers.
-                continue;
-            }
             match self.place.get(id).map(|place| self.order[*place].0) {
                 None => {
                     return violation(format!("{id} was acknowledged at {position} and is lost"));

@@ -62,6 +62,15 @@ fn a_frame_without_an_open_session_does_nothing() {
 }
 
 #[test]
+fn opening_again_is_told_where_the_session_was_opened() {
+    let mut desk = Desk::open(config());
+    let open = Frame::open_session(session(1), shard());
+    let first = desk.decide(open.clone());
+    desk.decide(frame(1, 1, "a")).unwrap();
+    assert_eq!(desk.decide(open), first);
+}
+
+#[test]
 fn settled_serials_are_forgotten_and_never_applied_again() {
     let mut desk = Desk::open(config());
     desk.open_session(1);

@@ -43,6 +43,8 @@ pub(super) struct End {
     pub(super) offset: u64,
     pub(super) next_lsn: u64,
     pub(super) chain: u32,
+    /// Where the last block begins; where the next one goes if the segment has none.
+    pub(super) last_block: u64,
     /// The oldest segment that the last block needs.
     pub(super) oldest: u64,
     /// Whether the log was closed in order.
@@ -81,12 +83,6 @@ pub(super) fn recover(
         files.insert(segment, file);
         headers.push(header);
     }
-    if let (Some(newest), true) = (segments.last(), opening.mode != LogMode::ReadOnly) {
-        // What an earlier process wrote may still be on its way: it must not be trusted before it is stable.
-        let synced = files[newest].sync().and_then(|()| disk.sync_dir(LOG_DIR));
-        synced.map_err(LogError::io("sync its newest segment"))?;
-    }
-
     let mut end: Option<End> = None;
     for (at, (&segment, header)) in segments.iter().zip(&headers).enumerate() {
         let scan = Scan { segment, header, seed: seed(&opening.store, u64::from(segment)) };
@@ -120,6 +116,10 @@ pub(super) fn recover(
             });
         }
     }
+    if let (Some(end), true) = (&end, opening.mode != LogMode::ReadOnly) {
+        rewrite_last_block(disk, &*files[&end.segment], end)
+            .map_err(LogError::io("make its last block stable"))?;
+    }
     let Fold { groups, cache, .. } = fold;
     let mut recovery = Recovery {
         groups: BTreeMap::new(),
@@ -137,6 +137,24 @@ pub(super) fn recover(
         recovery.groups.insert(group, log);
     }
     Ok(recovery)
+}
+
+/// Makes the last block stable, before anyone trusts it.
+///
+/// An earlier process may have died before its sync, or its sync may have failed: then the system still shows what was
+/// written, and a further sync says that all is well although the disk has none of it. Only writing it again makes
+/// that sync true. Every block before the last was synced before the next one was written.
+fn rewrite_last_block(disk: &dyn Disk, file: &dyn DiskFile, end: &End) -> io::Result<()> {
+    let mut offset = end.last_block;
+    let mut bytes = vec![0; WINDOW_BYTES as usize];
+    while offset < end.offset {
+        let now = (end.offset - offset).min(WINDOW_BYTES) as usize;
+        file.read_at(offset, &mut bytes[..now])?;
+        file.write_at(offset, &bytes[..now])?;
+        offset += now as u64;
+    }
+    file.sync()?;
+    disk.sync_dir(LOG_DIR)
 }
 
 /// The files of a log, by what they are for.
@@ -321,6 +339,7 @@ impl Scan<'_> {
             offset: SECTOR as u64,
             next_lsn: self.header.first_lsn,
             chain: self.header.chain,
+            last_block: SECTOR as u64,
             oldest: before.map_or_else(|| u64::from(self.segment), |before| before.oldest),
             closed: before.is_some_and(|before| before.closed),
         };
@@ -343,6 +362,7 @@ impl Scan<'_> {
             if header.kind != BlockKind::Head || is_first {
                 self.records(&header, &payload, fold)?;
             }
+            end.last_block = end.offset;
             end.offset += header.block_bytes();
             end.next_lsn += 1;
             end.chain = header.crc;
