@@ -1,10 +1,11 @@
 //! What can be set about a node, whatever the driver.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_engine::{CheckpointPolicy, CoreConfig, Retain};
 use quorate_replicator::{ClusterId, GroupId, NodeId};
-use quorate_storage::LogConfig;
+use quorate_storage::{Disk, LogConfig};
 
 /// What can be set about a node, whatever the driver. Fields of the core and of the log are explained there.
 #[derive(Clone, Debug)]
@@ -32,6 +33,9 @@ pub struct HostConfig {
     pub log: LogConfig,
     /// How many bytes of checkpoint pages stay in memory; more makes checkpoints of scattered changes faster.
     pub checkpoint_cache_bytes: usize,
+    /// The disk that a durable node keeps its files on, for those who inject faults or count what is written; without
+    /// one, the files are under the node's data directory.
+    pub disk: Option<Arc<dyn Disk>>,
 }
 
 impl Default for HostConfig {
@@ -49,6 +53,7 @@ impl Default for HostConfig {
             log_time_drift_max: core.log_time_drift_max,
             log: LogConfig::default(),
             checkpoint_cache_bytes: 64 << 20,
+            disk: None,
         }
     }
 }

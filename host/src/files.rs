@@ -40,9 +40,10 @@ pub(crate) fn open(
     env: &Env,
     mode: DataMode,
 ) -> Result<Stores, OpenError> {
-    let disk: Arc<dyn Disk> = match env.durability {
-        Durability::Memory => Arc::new(MemoryDisk::new()),
-        Durability::Disk => Arc::new(RealDisk::new(&env.data_dir)),
+    let disk: Arc<dyn Disk> = match (env.durability, &config.disk) {
+        (Durability::Memory, _) => Arc::new(MemoryDisk::new()),
+        (Durability::Disk, Some(disk)) => Arc::clone(disk),
+        (Durability::Disk, None) => Arc::new(RealDisk::new(&env.data_dir)),
     };
     let directory = env.data_dir.display().to_string();
     let failed = |problem: String| OpenError::Directory { directory: directory.clone(), problem };

@@ -30,5 +30,5 @@ mod workers;
 pub use config::HostConfig;
 pub use hosted::Hosted;
 pub use quorate_engine::{CheckpointPolicy, Retain, SessionLimits};
-pub use quorate_storage::LogConfig;
+pub use quorate_storage::{Disk, LogConfig};
 pub use verify::VerifyReport;
