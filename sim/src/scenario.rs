@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use quorate_replicator::{Cursor, Frame, FrameId, OpenError, ReadError};
+use quorate_replicator::{Cursor, Frame, FrameId, GroupId, OpenError, ReadError};
 use quorate_shard::kv::Scan;
 use quorate_storage::{Fault, Keep, SimDisk};
 
@@ -400,11 +400,19 @@ impl<'a> Scenario<'a> {
     }
 
     fn store_checkpoint(&mut self) {
+        let given = self.given();
+        // The subscriber is the witness of all that is accepted, so the log is not trimmed under it.
         if let Some(node) = &mut self.node
+            && given >= node.status().applied
             && node.step_checkpoint(self.now)
         {
             self.report.checkpoints += 1;
         }
+    }
+
+    /// The last batch that the subscriber has handled.
+    fn given(&self) -> u64 {
+        self.cursor.position(GroupId::new(0)).map_or(0, |position| position.index)
     }
 
     fn with_node(&mut self, step: impl Fn(&mut Node, Duration)) {

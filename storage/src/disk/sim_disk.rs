@@ -519,14 +519,15 @@ impl Disk for SimDisk {
         let mut sim = self.sim();
         let fault = sim.count()?;
         sim.answer()?;
+        if let Some(fault) = fault {
+            // Unlike the pages of a file, names are not dropped: file systems either keep trying, or abort their
+            // journal and refuse everything from then on.
+            return Err(fault.error());
+        }
         let sim = &mut *sim;
         let (now, later): (Vec<_>, Vec<_>) =
             sim.changes.drain(..).partition(|change| dir_of(change.path()) == dir);
         sim.changes = later;
-        if let Some(fault) = fault {
-            // As with a file: what the failed sync should have kept is not tried again.
-            return Err(fault.error());
-        }
         for change in &now {
             apply(change, &mut sim.stable_names, &mut sim.stable_dirs);
         }
