@@ -594,3 +594,25 @@ fn decode(
     };
     Ok(Item::Record(record))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn must_03_a_block_is_valid_only_in_its_store_its_segment_and_its_place() {
+        let store = [7; 16];
+        let mut builder = BlockBuilder::default();
+        builder.begin(Vec::new(), seed(&store, 3), 3, 1024);
+        builder.record(Group::new(1), &Record::State(Bytes::from_static(b"state")));
+        let (header, bytes) = builder.finish(BlockKind::Data, 9, 3, 5);
+        let payload = &bytes[BLOCK_HEADER..BLOCK_HEADER + header.len as usize];
+        assert_eq!(BlockHeader::decode(seed(&store, 3), 1024, &bytes), Some(header.clone()));
+        assert!(check_runs(seed(&store, 3), &header, payload));
+        for (store, segment, offset) in [([8; 16], 3, 1024), (store, 4, 1024), (store, 3, 1536)] {
+            assert_eq!(BlockHeader::decode(seed(&store, segment), offset, &bytes), None);
+            let same = (store, segment) == ([7; 16], 3);
+            assert_eq!(check_runs(seed(&store, segment), &header, payload), same);
+        }
+    }
+}

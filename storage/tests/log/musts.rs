@@ -239,6 +239,38 @@ fn must_03_stale_bytes_of_a_recycled_segment_are_never_valid() {
 }
 
 #[test]
+fn must_03_a_segment_goes_only_after_a_durable_block_says_so() {
+    let (disk, progress) = filled(3, false);
+    let (mut log, _) = open(&disk).unwrap();
+    let group = Group::new(1);
+    let known = progress.submitted.len();
+    let mut life = progress.after_crash(known);
+    life.submit(&mut log, group, &[Record::Trim { below: 1000 }], true).unwrap();
+    life.commit(&mut log).unwrap();
+    // What waits keeps maintenance from writing a block of its own.
+    life.submit(&mut log, group, &[Record::State(Bytes::from("waits"))], false).unwrap();
+    for _ in 0..10 {
+        log.maintain().unwrap();
+        for keep in KEEPS {
+            let (_, found) = open(&disk.fork(keep)).unwrap();
+            assert!(life.prefix(&found).is_some(), "{keep:?}");
+        }
+    }
+    assert!(
+        segments(&disk).contains(&"log/segment-0000000001".to_owned()),
+        "still named as needed"
+    );
+    life.submit(&mut log, group, &[], true).unwrap();
+    while log.has_pending() {
+        life.durable(&log.commit().unwrap());
+    }
+    while log.maintain().unwrap() {}
+    assert_eq!(segments(&disk).len(), 1);
+    let (_, found) = open(&disk.fork(Keep::None)).unwrap();
+    assert!(is_whole(&life, &found));
+}
+
+#[test]
 fn must_03_a_block_from_elsewhere_is_not_valid() {
     // A whole block of an older segment at the end of the newest, as a recycled file or a misdirected write would leave it.
     let (disk, progress) = filled(3, false);
@@ -425,6 +457,46 @@ fn must_08_a_full_disk_leaves_a_reserve_and_heals() {
     }
     let (_, found) = open(&disk.fork(Keep::None)).unwrap();
     assert!(is_whole(&progress, &found));
+}
+
+/// Fills the last segment of a full disk with trims of no effect, of which the last may be one that lets go of all; how
+/// many were taken, and the health after maintenance.
+fn fill_with_trims(last_of: Option<u32>) -> (u32, Health) {
+    let disk = SimDisk::new(1);
+    let (mut log, _) = open(&disk).unwrap();
+    while log.maintain().unwrap() {}
+    disk.set_capacity(Some(disk.used()));
+    let group = Group::new(1);
+    let mut progress = Progress::default();
+    let mut index = 1;
+    while progress.submit(&mut log, group, &[put(index, 0, 900)], true).is_ok() {
+        progress.commit(&mut log).unwrap();
+        log.maintain().unwrap();
+        index += 1;
+    }
+    let mut taken = 0;
+    loop {
+        let below = if last_of == Some(taken + 1) { index } else { 1 };
+        match progress.submit(&mut log, group, &[Record::Trim { below }], true) {
+            Ok(()) => taken += 1,
+            Err(LogError::Full) => break,
+            Err(error) => panic!("{error}"),
+        }
+        progress.commit(&mut log).unwrap();
+        if below == index {
+            break;
+        }
+    }
+    while log.maintain().unwrap() {}
+    (taken, log.health())
+}
+
+#[test]
+fn must_08_the_last_trim_that_fits_still_lets_go_of_segments() {
+    let (taken, health) = fill_with_trims(None);
+    assert_eq!(health, Health::Full);
+    assert!(taken > 0);
+    assert_eq!(fill_with_trims(Some(taken)), (taken, Health::Ok));
 }
 
 #[test]
