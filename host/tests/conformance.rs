@@ -1,69 +1,19 @@
 //! The local driver on a real disk and in memory, judged by the suite that judges every replicator.
 
+#[path = "support/stallable.rs"]
+mod stallable;
+
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use quorate_conformance::replicator::{Cluster, MachineMaker, ReplicatorFactory, replicator};
-use quorate_driver_local::{Local, LocalConfig};
-use quorate_engine::engine::{
-    Demand, Engine, EngineDriver, EngineStatus, Input, Now, Opening, Output, Placed, ReadAnswer,
-};
+use quorate_driver_local::LocalConfig;
 use quorate_host::{HostConfig, Hosted};
 use quorate_replicator::{Driver, Durability, Env, MonotonicClock, NodeId, Replicator};
-use quorate_storage::Body;
+use stallable::Stallable;
 use tempfile::TempDir;
-
-/// The local driver, which decides and confirms nothing while it is told so.
-#[derive(Clone, Debug, Default)]
-struct Stallable(Arc<AtomicBool>);
-
-#[derive(Debug)]
-struct StallableEngine(Box<dyn Engine>, Arc<AtomicBool>);
-
-impl EngineDriver for Stallable {
-    const NAME: &'static str = "stallable";
-    type Config = LocalConfig;
-
-    fn open(
-        &self,
-        config: &LocalConfig,
-        opening: Opening,
-        out: &mut Output,
-    ) -> Result<Box<dyn Engine>, String> {
-        let engine = Local.open(config, opening, out)?;
-        Ok(Box::new(StallableEngine(engine, Arc::clone(&self.0))))
-    }
-}
-
-impl Engine for StallableEngine {
-    fn step(&mut self, now: Now, input: Input, out: &mut Output) {
-        match input {
-            // Like a node that has lost its quorum, it can confirm nothing.
-            Input::Read(id) if self.1.load(Ordering::SeqCst) => {
-                out.reads.push((id, ReadAnswer::Retry));
-            }
-            input => self.0.step(now, input, out),
-        }
-    }
-
-    fn propose(&mut self, now: Now, batch: Body, out: &mut Output) -> Result<Placed, Body> {
-        self.0.propose(now, batch, out)
-    }
-
-    fn settle(&mut self, now: Now, out: &mut Output) {
-        self.0.settle(now, out);
-    }
-
-    fn demand(&self) -> Demand {
-        if self.1.load(Ordering::SeqCst) { Demand::Nowhere } else { self.0.demand() }
-    }
-
-    fn status(&self) -> EngineStatus {
-        self.0.status()
-    }
-}
 
 #[derive(Debug)]
 struct Factory(Durability);
