@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec;
 use crate::history::PayloadHash;
+use crate::kept_reply::KeptReply;
+use crate::session_hasher::SessionHash;
 use crate::verdict::Verdict;
 
 /// Limits of a session table. They are part of replicated state's rules: all nodes of a group use the same.
@@ -49,7 +51,7 @@ impl Default for SessionLimits {
 #[derive(Debug)]
 pub(crate) struct Sessions {
     limits: SessionLimits,
-    table: HashMap<SessionId, Kept>,
+    table: HashMap<SessionId, Kept, SessionHash>,
     /// A moment for each session at which to look whether it has ended; never after its end. Moved only when it is
     /// reached, so that a busy session costs nothing here.
     looks: BTreeSet<(LogTime, SessionId)>,
@@ -95,7 +97,8 @@ struct Decided {
 
 #[derive(Clone, Debug)]
 enum Outcome {
-    Accepted(Reply),
+    /// With its reply, unless that is forgotten.
+    Accepted(Option<KeptReply>),
     Rejected(Rejection),
 }
 
@@ -112,7 +115,7 @@ pub(crate) enum Lookup {
 
 impl Sessions {
     pub(crate) fn new(limits: SessionLimits) -> Self {
-        Self { limits, table: HashMap::new(), looks: BTreeSet::new(), changed: Vec::new() }
+        Self { limits, table: HashMap::default(), looks: BTreeSet::new(), changed: Vec::new() }
     }
 
     /// How many are live.
@@ -240,7 +243,9 @@ impl Sessions {
         Lookup::Decided(match &decided.outcome {
             Outcome::Accepted(reply) => Decision::Accept(Commit {
                 position: decided.place.in_group(group),
-                reply: reply.clone(),
+                reply: reply
+                    .as_ref()
+                    .map_or(Reply::Forgotten, |reply| Reply::Known(reply.to_bytes())),
             }),
             Outcome::Rejected(rejection) => Decision::Reject(rejection.clone()),
         })
@@ -314,7 +319,7 @@ impl Session {
         let (outcome, verdict) = if frame.valid_until.is_some_and(|until| until < now) {
             (Outcome::Rejected(Rejection::Expired), Verdict::Rejected(Rejection::Expired))
         } else {
-            (Outcome::Accepted(Reply::Forgotten), Verdict::Fresh)
+            (Outcome::Accepted(None), Verdict::Fresh)
         };
         self.decided.insert(at, Decided { serial, hash, place, outcome });
         verdict
@@ -337,14 +342,14 @@ impl Session {
         if reply.len() > REPLY_KEPT_BYTES_MAX {
             return;
         }
-        self.decided[at].outcome = Outcome::Accepted(Reply::Known(reply.clone()));
+        self.decided[at].outcome = Outcome::Accepted(Some(KeptReply::new(reply)));
         self.reply_bytes += reply.len();
         // Which replies are forgotten follows from replicated state alone: the oldest serials first.
         let mut oldest = 0;
         while self.reply_bytes > bytes_max {
             self.reply_bytes -= self.decided[oldest].reply_bytes();
             if let Outcome::Accepted(reply) = &mut self.decided[oldest].outcome {
-                *reply = Reply::Forgotten;
+                *reply = None;
             }
             oldest += 1;
         }
@@ -354,8 +359,8 @@ impl Session {
 impl Decided {
     fn reply_bytes(&self) -> usize {
         match &self.outcome {
-            Outcome::Accepted(Reply::Known(reply)) => reply.len(),
-            Outcome::Accepted(Reply::Forgotten) | Outcome::Rejected(_) => 0,
+            Outcome::Accepted(Some(reply)) => reply.len(),
+            Outcome::Accepted(None) | Outcome::Rejected(_) => 0,
         }
     }
 }
@@ -401,8 +406,8 @@ impl<'a> StoredSession<'a> {
     fn of(session: &'a Session) -> Self {
         let decided = session.decided.iter().map(|decided| {
             let (rejected, reply) = match &decided.outcome {
-                Outcome::Accepted(Reply::Known(reply)) => (None, Some(&reply[..])),
-                Outcome::Accepted(Reply::Forgotten) => (None, None),
+                Outcome::Accepted(Some(reply)) => (None, Some(reply.as_slice())),
+                Outcome::Accepted(None) => (None, None),
                 Outcome::Rejected(rejection) => (Some(rejection.clone()), None),
             };
             StoredDecided {
@@ -433,9 +438,9 @@ impl<'a> StoredSession<'a> {
                 (Some(rejection), _) => Outcome::Rejected(rejection),
                 (None, Some(reply)) => {
                     reply_bytes += reply.len();
-                    Outcome::Accepted(Reply::Known(Bytes::copy_from_slice(reply)))
+                    Outcome::Accepted(Some(KeptReply::new(&Bytes::copy_from_slice(reply))))
                 }
-                (None, None) => Outcome::Accepted(Reply::Forgotten),
+                (None, None) => Outcome::Accepted(None),
             };
             let (serial, place) = (stored.serial, stored.place);
             decided.push_back(Decided {

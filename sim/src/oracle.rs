@@ -72,6 +72,12 @@ impl Oracle {
         Ok(())
     }
 
+    /// Some frame that was answered, as it was proposed first.
+    pub(crate) fn ghost(&self, rng: &mut fastrand::Rng) -> Option<Frame> {
+        let (_, id) = *self.order.get(rng.usize(..self.order.len().max(1)))?;
+        self.acknowledged.contains_key(&id).then(|| self.proposed[&id].clone())
+    }
+
     /// The newest position that anyone was told of.
     pub(crate) fn newest_acknowledged(&self) -> Option<Position> {
         self.acknowledged.values().map(|(position, _)| *position).max()

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use quorate_replicator::{Cursor, Frame, FrameId, GroupId, OpenError, ReadError};
+use quorate_engine::SubscriptionId;
+use quorate_replicator::{
+    Cursor, Decision, Frame, FrameId, GroupId, OpenError, Position, ReadError,
+};
 use quorate_shard::kv::Scan;
 use quorate_storage::{Fault, Keep, SimDisk};
 
@@ -103,12 +106,14 @@ struct Scenario<'a> {
     /// Which client waits for a call, in the present life of the node.
     calls: HashMap<u64, usize>,
     questions: HashMap<u64, (usize, FrameId)>,
+    /// Late copies of answered frames.
+    ghosts: HashMap<u64, FrameId>,
     next_call: u64,
     /// What the subscriber has handled, kept as a real one keeps it.
     cursor: Cursor,
-    subscription: Option<quorate_engine::SubscriptionId>,
+    subscription: Option<SubscriptionId>,
     /// The newest position that was acknowledged when a read began.
-    read_floor: Option<quorate_replicator::Position>,
+    read_floor: Option<Position>,
     oracle: Oracle,
     report: Report,
     hasher: DefaultHasher,
@@ -144,6 +149,7 @@ impl<'a> Scenario<'a> {
             clients,
             calls: HashMap::new(),
             questions: HashMap::new(),
+            ghosts: HashMap::new(),
             next_call: 1,
             cursor: Cursor::beginning(),
             subscription: None,
@@ -174,7 +180,8 @@ impl<'a> Scenario<'a> {
                 21..60 => self.pass_time(),
                 60..100 => self.ask(),
                 100..130 => self.read(),
-                130..330 => self.propose(),
+                130..320 => self.propose(),
+                320..330 => self.propose_ghost(),
                 330..700 => self.with_node(Node::step_log),
                 700..730 => self.store_checkpoint(),
                 730..800 => self.with_node(Node::step_fetch),
@@ -213,9 +220,7 @@ impl<'a> Scenario<'a> {
             self.look()?;
             let applied = self.node.as_ref().map(|node| node.status().applied);
             let quiet = self.node.as_ref().is_some_and(Node::is_quiet);
-            let given =
-                self.cursor.position(quorate_replicator::GroupId::new(0)).map(|at| at.index);
-            if done && quiet && given == applied {
+            if done && quiet && applied == Some(self.given()) {
                 return Ok(());
             }
         }
@@ -238,10 +243,49 @@ impl<'a> Scenario<'a> {
         if node.status().history != status.history || everything(node) != before {
             return violation("a restart after the end changed the state");
         }
+        self.read_again()?;
         self.report.disk_ops = self.disk.ops();
         let mut hasher = self.hasher.clone();
         (before, status.history, self.disk.ops()).hash(&mut hasher);
         self.report.events = hasher.finish();
+        Ok(())
+    }
+
+    /// A subscriber that comes late reads the same frames in the same order from the log.
+    fn read_again(&mut self) -> Checked {
+        let Some(node) = &mut self.node else { return Ok(()) };
+        if node.status().log_first > 1 {
+            return Ok(());
+        }
+        node.news.clear();
+        node.subscribe(&Cursor::beginning());
+        node.turn(self.now);
+        let (mut again, mut late) = (Vec::new(), None);
+        while late.is_none() || !node.is_quiet() || !node.news.is_empty() {
+            for news in std::mem::take(&mut node.news) {
+                match news {
+                    News::Subscribed(Ok(id)) => late = Some(id),
+                    News::Accepted(frames, _) => {
+                        again.extend(
+                            frames.iter().map(|accepted| (accepted.position, accepted.frame.id)),
+                        );
+                        if let (Some(id), false) = (late, frames.is_empty()) {
+                            node.handled(id);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            node.turn(self.now);
+            node.step_fetch(self.now);
+            node.step_log(self.now);
+            node.step_checkpoint(self.now);
+        }
+        if again != self.oracle.order {
+            return violation(
+                "a late subscriber reads other frames from the log than were accepted",
+            );
+        }
         Ok(())
     }
 
@@ -286,6 +330,7 @@ impl<'a> Scenario<'a> {
         self.read_floor = None;
         self.calls.clear();
         self.questions.clear();
+        self.ghosts.clear();
         self.clients.iter_mut().for_each(Client::node_died);
     }
 
@@ -345,6 +390,19 @@ impl<'a> Scenario<'a> {
     fn propose(&mut self) {
         let place = self.rng.usize(..self.clients.len());
         self.propose_for(place);
+    }
+
+    /// A copy of a frame that was answered long ago arrives late: it must not happen again.
+    fn propose_ghost(&mut self) {
+        let Some(frame) = self.oracle.ghost(&mut self.rng) else { return };
+        let call = self.next_call;
+        self.next_call += 1;
+        self.ghosts.insert(call, frame.id);
+        let deadline = self.now + Duration::from_millis(500);
+        if let Some(node) = &mut self.node {
+            node.propose(frame, deadline, call);
+            node.turn(self.now);
+        }
     }
 
     /// Proposes again for every client that still waits for an answer, nothing new.
@@ -435,6 +493,11 @@ impl<'a> Scenario<'a> {
             match news {
                 News::Proposed(call, answer) => {
                     (call, format!("{answer:?}")).hash(&mut self.hasher);
+                    if let (Some(id), Ok(Decision::Accept(commit))) =
+                        (self.ghosts.remove(&call), &answer)
+                    {
+                        self.oracle.accepted(id, commit)?;
+                    }
                     if let Some(place) = self.calls.remove(&call) {
                         self.clients[place].answered(call, &answer, &mut self.oracle)?;
                     }
@@ -479,7 +542,7 @@ impl<'a> Scenario<'a> {
         Ok(())
     }
 
-    fn check_read(&mut self, answer: Result<quorate_replicator::Position, ReadError>) -> Checked {
+    fn check_read(&mut self, answer: Result<Position, ReadError>) -> Checked {
         let Some(floor) = self.read_floor.take() else { return Ok(()) };
         match answer {
             Ok(reached) if reached < floor => violation(format!(

@@ -72,7 +72,11 @@ fn after_a_failed_write_nothing_is_written_or_accepted() {
 
 /// An entry as a proposer with this history would write it.
 fn entry(index: u64, witness: Witness) -> Entry {
-    let head = BatchHead { log_time: LogTime::ZERO, witness };
+    stamped(index, witness, LogTime::ZERO)
+}
+
+fn stamped(index: u64, witness: Witness, log_time: LogTime) -> Entry {
+    let head = BatchHead { log_time, witness };
     let body = Body::Frames(BatchEncoder::default().encode(&head, [].iter()));
     Entry { index, tag: Tag::ZERO, head: Bytes::new(), body }
 }
@@ -88,6 +92,18 @@ fn a_history_that_differs_stops_the_node() {
     let cause = desk.core.faulted().expect("it must stop");
     assert!(cause.contains("history at index 1 differs"), "{cause}");
     assert_eq!(desk.core.status().applied, 1);
+}
+
+#[test]
+fn a_proposer_that_is_behind_does_not_turn_log_time_back() {
+    let honest = Witness { index: 0, history: [0; 32] };
+    let times = [50, 20, 60].map(LogTime::from_ms);
+    let entries = (1..).zip(times).map(|(index, time)| stamped(index, honest, time)).collect();
+    for (count, reached) in [(1, 50), (2, 50), (3, 60)] {
+        let entries: Vec<_> = Vec::<Entry>::clone(&entries)[..count].to_vec();
+        let desk = Desk::with(config(), &Local, &LocalConfig::default(), entries, 1, None);
+        assert_eq!(desk.core.status().log_time, LogTime::from_ms(reached));
+    }
 }
 
 #[test]
