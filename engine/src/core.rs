@@ -52,6 +52,15 @@ const WAITING_AFTER: Duration = Duration::from_millis(100);
 /// The epoch of a group that was never switched or restored.
 const FIRST_EPOCH: u32 = 1;
 
+/// What a panic said.
+pub fn panic_words(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("without words")
+}
+
 /// A stored checkpoint that a core begins from.
 pub struct StoredCheckpoint<'a> {
     /// The last index in it.
@@ -112,6 +121,9 @@ pub struct HostCore<C: Callers> {
     /// A snapshot is being put in force; nothing is delivered meanwhile.
     installing: Option<(Index, Bytes)>,
     timers: BTreeMap<TimerId, Now>,
+    /// What the world reported since the last turn, for the engine: it is stepped in a turn only, where its panics are
+    /// confined.
+    inputs: VecDeque<Input>,
     /// Candidates whose predecessors are not all applied.
     checks: Vec<(u64, Entry)>,
     /// The first index of the log.
@@ -184,6 +196,7 @@ impl<C: Callers> HostCore<C> {
             mark,
             installing: None,
             timers: BTreeMap::new(),
+            inputs: VecDeque::new(),
             checks: Vec::new(),
             log_first,
             waiting_since: None,
@@ -407,38 +420,32 @@ impl<C: Callers> HostCore<C> {
     // ----- what the world reports
 
     /// Every write up to `seq` is on stable storage.
-    pub fn durable(&mut self, now: Now, seq: Seq) {
+    pub fn durable(&mut self, seq: Seq) {
         if self.stopped.is_none() && seq > self.durable {
             assert!(seq <= self.out.last_seq(), "only what was written becomes durable");
             self.durable = seq;
-            self.step(now, Input::Durable(seq));
+            self.inputs.push_back(Input::Durable(seq));
         }
     }
 
     /// Something for the engine: a message, a staged or sent snapshot, an operator's wish.
-    pub fn input(&mut self, now: Now, input: Input) {
+    pub fn input(&mut self, input: Input) {
         if self.stopped.is_none() {
-            self.step(now, input);
+            self.inputs.push_back(input);
         }
     }
 
     /// The answer to a fetch.
-    pub fn fetched(
-        &mut self,
-        now: Now,
-        reader: FetchFor,
-        fetched: Fetched,
-        effects: &mut Effects<C>,
-    ) {
+    pub fn fetched(&mut self, reader: FetchFor, fetched: Fetched, effects: &mut Effects<C>) {
         if self.stopped.is_some() {
             return;
         }
         match (reader, fetched) {
             (FetchFor::Engine(ticket), Fetched::Entries(entries)) => {
-                self.step(now, Input::Fetched { ticket, entries });
+                self.inputs.push_back(Input::Fetched { ticket, entries });
             }
             (FetchFor::Engine(ticket), Fetched::Trimmed(_)) => {
-                self.step(now, Input::Fetched { ticket, entries: Vec::new() });
+                self.inputs.push_back(Input::Fetched { ticket, entries: Vec::new() });
             }
             (FetchFor::Subscription(id), Fetched::Trimmed(_)) => {
                 self.subscriptions.remove(id);
@@ -480,7 +487,7 @@ impl<C: Callers> HostCore<C> {
             return;
         }
         let (Running { mark, state, .. }, trim_below) = self.compaction.finish(index, now);
-        self.step(now, Input::Checkpointed { index, mark, state, trim_below });
+        self.inputs.push_back(Input::Checkpointed { index, mark, state, trim_below });
         if self.compaction.stores() {
             effects.events.push(Event::Checkpoint { group: self.config.group, index });
         }
@@ -512,7 +519,7 @@ impl<C: Callers> HostCore<C> {
         self.pool.skip_to(index);
         self.reads.release(|placed| placed.index <= index);
         self.subscriptions.gap();
-        self.step(now, Input::Applied { index, state: self.state.witness().history });
+        self.inputs.push_back(Input::Applied { index, state: self.state.witness().history });
         Ok(())
     }
 
@@ -548,11 +555,7 @@ impl<C: Callers> HostCore<C> {
         match catch_unwind(AssertUnwindSafe(|| self.run(now, effects))) {
             Ok(again) => again,
             Err(panic) => {
-                let words = panic
-                    .downcast_ref::<String>()
-                    .map(String::as_str)
-                    .or_else(|| panic.downcast_ref::<&str>().copied())
-                    .unwrap_or("without words");
+                let words = panic_words(&*panic);
                 self.fault(
                     format!("a panic at index {}: {words}; this is a bug in the state machine or in quorate, and a restart replays it", self.state.applied() + 1),
                     effects,
@@ -567,6 +570,7 @@ impl<C: Callers> HostCore<C> {
         self.run_timers(now);
         let mut frames_left = APPLY_FRAMES_PER_TURN;
         loop {
+            self.run_inputs(now);
             self.tell_waiting(now);
             if let Some(read) = self.reads.ask(now) {
                 self.step(now, Input::Read(read));
@@ -620,6 +624,12 @@ impl<C: Callers> HostCore<C> {
                 Wants::Barrier(who) => Answer::Read(who, Err(error)),
                 Wants::Decision(_, who) => Answer::Decision(who, Err(error)),
             });
+        }
+    }
+
+    fn run_inputs(&mut self, now: Now) {
+        while let Some(input) = self.inputs.pop_front() {
+            self.step(now, input);
         }
     }
 
@@ -923,6 +933,7 @@ impl<C: Callers> HostCore<C> {
         } else {
             drop(pairs);
             self.checkpointed(now, index, effects);
+            self.run_inputs(now);
             self.settle(now, effects);
         }
     }
@@ -960,6 +971,7 @@ impl<C: Callers> HostCore<C> {
         self.sends.clear();
         self.deliveries.clear();
         self.timers.clear();
+        self.inputs.clear();
         self.pool.end(
             |submitted| match &stopped {
                 Stopped::Closed => ProposeError::Closed { submitted },

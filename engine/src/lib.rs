@@ -29,7 +29,7 @@ mod verdict;
 pub use batch::{BatchEncoder, BatchError, BatchHead, DecodedBatch, Witness};
 pub use callers::{Answer, Callers};
 pub use config::{CheckpointPolicy, CoreConfig, Retain};
-pub use core::{HostCore, Start, StoredCheckpoint};
+pub use core::{HostCore, Start, StoredCheckpoint, panic_words};
 pub use effects::{CheckpointJob, Effects, Fetch, FetchFor, Fetched};
 pub use history::PayloadHash;
 pub use pool::HashedFrame;

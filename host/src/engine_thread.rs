@@ -145,7 +145,7 @@ impl EngineThread {
                 self.subscribers.remove(&id);
                 core.unsubscribe(id);
             }
-            Command::Durable(seq) => core.durable(now, seq),
+            Command::Durable(seq) => core.durable(seq),
             Command::LogFailed(cause) => core.fail(cause, effects),
             Command::Checkpointed(index, Ok(())) => core.checkpointed(now, index, effects),
             Command::Checkpointed(index, Err(cause)) => {
@@ -154,7 +154,7 @@ impl EngineThread {
                     effects,
                 );
             }
-            Command::Fetched(reader, Ok(fetched)) => core.fetched(now, reader, fetched, effects),
+            Command::Fetched(reader, Ok(fetched)) => core.fetched(reader, fetched, effects),
             Command::Fetched(_, Err(cause)) => core.fail(cause, effects),
             Command::Close => core.close(effects),
         }

@@ -1,10 +1,12 @@
 //! The threads that do slow work with files, one job after the other.
 
+use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use quorate_engine::{CheckpointJob, Fetch, Fetched};
+use quorate_engine::{CheckpointJob, Fetch, Fetched, panic_words};
 use quorate_storage::{CheckpointStore, Group, LogError, LogReader};
 
 use crate::engine_thread::Command;
@@ -54,8 +56,9 @@ pub(crate) fn checkpoints(
     Worker::start("quorate-checkpoint", move |job: CheckpointJob| {
         let index = job.index;
         // What a checkpoint holds was durable in the log before it was applied.
-        let write = job.into_write(reader.durable_lsn());
-        let stored = store.write(write).map_err(|error| error.to_string());
+        let watermark = reader.durable_lsn();
+        // The pairs are the state machine's own iterator: its panic stops the group, as one in `apply` does.
+        let stored = contained(|| store.write(job.into_write(watermark)));
         inbox.report(Command::Checkpointed(index, stored));
     })
 }
@@ -68,14 +71,25 @@ pub(crate) fn fetches(
 ) -> std::io::Result<Worker<Fetch>> {
     Worker::start("quorate-reader", move |fetch: Fetch| {
         let first = fetch.range.start;
-        let fetched = match reader.read(group, fetch.range, fetch.bytes_max) {
-            Ok(entries) if entries.is_empty() => {
-                Err(format!("entry {first} of the log cannot be found; run `quorate verify`"))
-            }
+        let read = || match reader.read(group, fetch.range.clone(), fetch.bytes_max) {
             Ok(entries) => Ok(Fetched::Entries(entries)),
             Err(LogError::Trimmed { first }) => Ok(Fetched::Trimmed(first)),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(error),
         };
+        let fetched = contained(read).and_then(|fetched| match fetched {
+            Fetched::Entries(entries) if entries.is_empty() => {
+                Err(format!("entry {first} of the log cannot be found; run `quorate verify`"))
+            }
+            fetched => Ok(fetched),
+        });
         inbox.report(Command::Fetched(fetch.reader, fetched));
     })
+}
+
+/// Does `work`, and makes words of an error or a panic: a worker always reports.
+fn contained<T, E: Display>(work: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(panic) => Err(format!("a panic: {}", panic_words(&*panic))),
+    }
 }

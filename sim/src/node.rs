@@ -198,7 +198,7 @@ impl Node {
             self.written = false;
             self.log.commit_sync().map(|durable| {
                 for (_, seq) in durable {
-                    self.core.durable(now, seq);
+                    self.core.durable(seq);
                 }
             })
         } else if self.log.wants_commit() {
@@ -234,7 +234,7 @@ impl Node {
             Err(LogError::Trimmed { first }) => Fetched::Trimmed(first),
             Err(error) => return self.core.fail(error.to_string(), &mut self.effects),
         };
-        self.core.fetched(now, fetch.reader, fetched, &mut self.effects);
+        self.core.fetched(fetch.reader, fetched, &mut self.effects);
         self.turn(now);
     }
 

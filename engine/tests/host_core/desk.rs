@@ -270,7 +270,7 @@ impl Desk {
                     wanted.take(3).map(|entry| (entry.clone(), Bytes::new())).collect(),
                 )
             };
-            self.core.fetched(self.now, fetch.reader, fetched, &mut self.effects);
+            self.core.fetched(fetch.reader, fetched, &mut self.effects);
             self.turn();
         }
     }
@@ -288,7 +288,7 @@ impl Desk {
                 other => panic!("the local engine does not write {other:?}"),
             }
         }
-        self.core.durable(self.now, last);
+        self.core.durable(last);
         true
     }
 

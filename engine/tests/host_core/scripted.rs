@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use quorate_engine::engine::{
     Deliver, Delivery, Demand, Engine, EngineDriver, EngineStatus, Input, Now, Opening, Output,
-    Placed, ReadAnswer, ReadId,
+    Placed, ReadAnswer, ReadId, TimerId,
 };
 use quorate_replicator::*;
 use quorate_storage::{Body, Entry, Tag};
@@ -27,6 +27,8 @@ struct Script {
     delivered: u64,
     asked: Vec<ReadId>,
     waited: u32,
+    /// At the next timer.
+    panics: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -57,6 +59,11 @@ impl Engine for ScriptedEngine {
                 out.reads.extend(script.read_answer.map(|answer| (id, answer)));
             }
             Input::Waiting => script.waited += 1,
+            Input::Timer(_) if script.panics => {
+                // Without the lock, which the test still needs.
+                drop(script);
+                panic!("the script says so");
+            }
             _ => {}
         }
     }
@@ -245,4 +252,17 @@ fn the_engine_is_told_of_frames_that_nobody_places() {
         desk.turn();
     }
     assert_eq!(script.with(|script| script.waited), 3);
+}
+
+#[test]
+fn a_panic_of_the_engine_stops_the_group_and_nobody_is_left_waiting() {
+    let (script, mut desk) = open();
+    let call = desk.propose(frame(1, 1, "a"), LONG);
+    script.with(|script| script.panics = true);
+    desk.core.input(Input::Timer(TimerId(1)));
+    desk.turn();
+    let (answered, answer) = desk.proposed.pop().expect("an answer");
+    assert_eq!(answered, call);
+    assert!(answer.unwrap_err().to_string().contains("the script says so"));
+    assert!(desk.core.faulted().is_some());
 }
