@@ -55,7 +55,7 @@ mod hosted {
 
     use quorate_engine::engine::EngineDriver;
     use quorate_host::{CheckpointPolicy, HostConfig, Hosted, LogConfig, Retain, VerifyReport};
-    use quorate_replicator::{Driver, Env, MonotonicClock, NodeId};
+    use quorate_replicator::{Driver, Env, MonotonicClock, NodeId, StateMachine};
     use quorate_shard::Shards;
     use serde::Deserialize as _;
 
@@ -92,9 +92,11 @@ mod hosted {
         let mut env = Env::new(node, &config.node.data_dir, Arc::new(MonotonicClock::new()), 0);
         env.durability = config.node.durability;
         let bytes_max = config.shard.state_bytes_max;
-        let (machine, _) =
-            Shards::builder().limit(|limits| limits.state_bytes_max = bytes_max).build();
-        Ok(driver.verify(&table, &env, Box::new(machine))?)
+        let machine = || -> Box<dyn StateMachine> {
+            let shards = Shards::builder().limit(|limits| limits.state_bytes_max = bytes_max);
+            Box::new(shards.build().0)
+        };
+        Ok(driver.verify(&table, &env, &machine)?)
     }
 
     /// Reads the table of a driver as its opening would.

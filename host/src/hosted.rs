@@ -23,7 +23,8 @@ impl<D: EngineDriver> Hosted<D> {
     }
 
     /// Checks a data directory that no node uses, without writing to it: every record of the log, every pair of the
-    /// checkpoint, and that replaying the log gives the history that is written in it.
+    /// checkpoint, and that replaying the log gives the history that is written in it. `machine` makes an empty state
+    /// machine; it is called once or twice.
     ///
     /// # Errors
     ///
@@ -32,7 +33,7 @@ impl<D: EngineDriver> Hosted<D> {
         &self,
         config: &D::Config,
         env: &Env,
-        machine: Box<dyn StateMachine>,
+        machine: &dyn Fn() -> Box<dyn StateMachine>,
     ) -> Result<VerifyReport, OpenError> {
         verify::verify(&self.driver, config, &self.config, env, machine)
     }

@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use quorate_engine::engine::EngineDriver;
-use quorate_engine::{Callers, Effects, HostCore, RecoveredCheckpoint, Start, Stores};
-use quorate_replicator::{Env, GroupId, OpenError, StateMachine};
-use quorate_storage::DataMode;
+use quorate_engine::{
+    Callers, DecodedBatch, Effects, HostCore, RecoveredCheckpoint, Start, StoredCheckpoint, Stores,
+};
+use quorate_replicator::{Env, GroupId, GroupStatus, OpenError, StateMachine};
+use quorate_storage::{Body, DataMode, Entry, Group, LogReader, Recovered};
 
 use crate::HostConfig;
 use crate::files;
+
+/// How many bytes of the log are read at a time.
+const READ_BYTES: usize = 4 << 20;
 
 /// What a check found, when it found nothing wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +23,8 @@ pub struct VerifyReport {
     pub log_first: u64,
     /// Entries of the log, each read and checked.
     pub log_entries: u64,
+    /// Frames in these entries, repeated ones counted each time.
+    pub log_frames: u64,
     /// The last batch of the checkpoint; 0 if there is none.
     pub checkpoint: u64,
     /// Pairs of the state machine in the checkpoint, each read and checked.
@@ -28,6 +35,9 @@ pub struct VerifyReport {
     pub applied: u64,
     /// Hash of the history up to it, recomputed, and equal to what the log says of it.
     pub history: [u8; 32],
+    /// Whether the history was recomputed from the first batch on. If not, the log begins later, and it was recomputed
+    /// from the checkpoint on.
+    pub from_genesis: bool,
     /// Live sessions.
     pub sessions: u64,
 }
@@ -44,47 +54,113 @@ impl Callers for Nobody {
     type Subscribe = ();
 }
 
+/// What a check is about.
+struct Check<'a, D: EngineDriver> {
+    driver: &'a D,
+    driver_config: &'a D::Config,
+    config: &'a HostConfig,
+    env: &'a Env,
+    machine: &'a dyn Fn() -> Box<dyn StateMachine>,
+}
+
 /// See [`Hosted::verify`](crate::Hosted::verify).
 pub(crate) fn verify<D: EngineDriver>(
     driver: &D,
     driver_config: &D::Config,
     config: &HostConfig,
     env: &Env,
-    machine: Box<dyn StateMachine>,
+    machine: &dyn Fn() -> Box<dyn StateMachine>,
 ) -> Result<VerifyReport, OpenError> {
+    let check = Check { driver, driver_config, config, env, machine };
     let mut stores = files::open(D::NAME, config, env, DataMode::ReadOnly)?;
-    let corrupt = |problem: String| OpenError::Corrupt { problem };
-    let summary = stores.checkpoints.verify().map_err(|error| corrupt(error.to_string()))?;
+    let summary = stores.checkpoints.verify().map_err(corrupt)?;
     let mut checkpoint = stores.checkpoint()?;
     let Stores { directory, checkpoints, log, recovered } = stores;
+    let reader = log.reader();
     let log_first = recovered.first.max(1);
-    let log_entries = recovered.entries.len() as u64;
-    // Replaying reads every entry, and stops where the history is not the one that the log says it was.
-    let now = Duration::ZERO;
-    let start = Start {
-        members: env.members.clone(),
-        seed: env.seed,
-        machine,
-        checkpoint: checkpoint.as_mut().map(RecoveredCheckpoint::stored),
-        log: recovered,
-    };
-    let core_config = config.core(GroupId::new(0), env.node, false);
-    let mut core = HostCore::<Nobody>::open(core_config, driver, driver_config, start, now)?;
-    let mut effects = Effects::default();
-    while core.turn(now, &mut effects) {}
-    if let Some(cause) = core.faulted() {
-        return Err(corrupt(cause.into()));
+    let (entries, log_frames) = read_all(&reader, log_first)?;
+    let log_entries = entries.len() as u64;
+    let stored = checkpoint.as_mut().map(RecoveredCheckpoint::stored);
+    let status = check.replay(stored, recovered)?;
+    let from_genesis = log_first == 1;
+    if from_genesis && checkpoint.is_some() {
+        // The same history must come out of the log alone: what the checkpoint holds was made of it.
+        let log = Recovered { first: 1, entries, ..Recovered::default() };
+        let again = check.replay(None, log)?;
+        if again.history != status.history {
+            return Err(corrupt(format!(
+                "the history up to index {} is another one when it is replayed from the first batch than from the \
+                 checkpoint: one of the two was changed; restore the directory from a backup",
+                status.applied
+            )));
+        }
     }
-    let status = core.status();
     drop((log, directory));
     Ok(VerifyReport {
         log_first,
         log_entries,
+        log_frames,
         checkpoint: checkpoints.latest().map_or(0, |meta| meta.index),
         checkpoint_pairs: summary.machine.pairs,
         checkpoint_digest: summary.machine.digest,
         applied: status.applied,
         history: status.history,
+        from_genesis,
         sessions: status.sessions,
     })
+}
+
+fn corrupt(problem: impl std::fmt::Display) -> OpenError {
+    OpenError::Corrupt { problem: problem.to_string() }
+}
+
+/// Reads every entry of the log and decodes its batch; how many frames there are.
+fn read_all(reader: &LogReader, first: u64) -> Result<(Vec<Entry>, u64), OpenError> {
+    let group = Group::new(0);
+    let last = reader.last(group);
+    let (mut entries, mut frames, mut next) = (Vec::new(), 0, first);
+    while next <= last {
+        let read = reader.read(group, next..last + 1, READ_BYTES).map_err(corrupt)?;
+        if read.is_empty() {
+            return Err(corrupt(format!("the log has no entry {next}, but entries up to {last}")));
+        }
+        for (entry, _) in read {
+            if let Body::Frames(bytes) = &entry.body {
+                let batch = DecodedBatch::decode(bytes).map_err(|error| {
+                    corrupt(format!("entry {} of the log: {error}", entry.index))
+                })?;
+                frames += batch.frames.len() as u64;
+            }
+            next = entry.index + 1;
+            entries.push(entry);
+        }
+    }
+    Ok((entries, frames))
+}
+
+impl<D: EngineDriver> Check<'_, D> {
+    /// Replays the log, which stops where the history is not the one that the log says it was.
+    fn replay(
+        &self,
+        checkpoint: Option<StoredCheckpoint<'_>>,
+        log: Recovered,
+    ) -> Result<GroupStatus, OpenError> {
+        let now = Duration::ZERO;
+        let start = Start {
+            members: self.env.members.clone(),
+            seed: self.env.seed,
+            machine: (self.machine)(),
+            checkpoint,
+            log,
+        };
+        let config = self.config.core(GroupId::new(0), self.env.node, false);
+        let mut core =
+            HostCore::<Nobody>::open(config, self.driver, self.driver_config, start, now)?;
+        let mut effects = Effects::default();
+        while core.turn(now, &mut effects) {}
+        match core.faulted() {
+            Some(cause) => Err(corrupt(cause)),
+            None => Ok(core.status()),
+        }
+    }
 }
