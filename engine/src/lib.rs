@@ -15,7 +15,6 @@ mod config;
 mod core;
 mod effects;
 mod history;
-mod kept_reply;
 mod log_clock;
 mod pool;
 mod reads;

@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec;
 use crate::history::PayloadHash;
-use crate::kept_reply::KeptReply;
 use crate::session_hasher::SessionHash;
 use crate::verdict::Verdict;
 
@@ -97,8 +96,7 @@ struct Decided {
 
 #[derive(Clone, Debug)]
 enum Outcome {
-    /// With its reply, unless that is forgotten.
-    Accepted(Option<KeptReply>),
+    Accepted(Reply),
     Rejected(Rejection),
 }
 
@@ -243,9 +241,7 @@ impl Sessions {
         Lookup::Decided(match &decided.outcome {
             Outcome::Accepted(reply) => Decision::Accept(Commit {
                 position: decided.place.in_group(group),
-                reply: reply
-                    .as_ref()
-                    .map_or(Reply::Forgotten, |reply| Reply::Known(reply.to_bytes())),
+                reply: reply.clone(),
             }),
             Outcome::Rejected(rejection) => Decision::Reject(rejection.clone()),
         })
@@ -319,7 +315,7 @@ impl Session {
         let (outcome, verdict) = if frame.valid_until.is_some_and(|until| until < now) {
             (Outcome::Rejected(Rejection::Expired), Verdict::Rejected(Rejection::Expired))
         } else {
-            (Outcome::Accepted(None), Verdict::Fresh)
+            (Outcome::Accepted(Reply::Forgotten), Verdict::Fresh)
         };
         self.decided.insert(at, Decided { serial, hash, place, outcome });
         verdict
@@ -342,14 +338,14 @@ impl Session {
         if reply.len() > REPLY_KEPT_BYTES_MAX {
             return;
         }
-        self.decided[at].outcome = Outcome::Accepted(Some(KeptReply::new(reply)));
+        self.decided[at].outcome = Outcome::Accepted(Reply::Known(reply.clone()));
         self.reply_bytes += reply.len();
         // Which replies are forgotten follows from replicated state alone: the oldest serials first.
         let mut oldest = 0;
         while self.reply_bytes > bytes_max {
             self.reply_bytes -= self.decided[oldest].reply_bytes();
             if let Outcome::Accepted(reply) = &mut self.decided[oldest].outcome {
-                *reply = None;
+                *reply = Reply::Forgotten;
             }
             oldest += 1;
         }
@@ -359,8 +355,8 @@ impl Session {
 impl Decided {
     fn reply_bytes(&self) -> usize {
         match &self.outcome {
-            Outcome::Accepted(Some(reply)) => reply.len(),
-            Outcome::Accepted(None) | Outcome::Rejected(_) => 0,
+            Outcome::Accepted(Reply::Known(reply)) => reply.len(),
+            Outcome::Accepted(Reply::Forgotten) | Outcome::Rejected(_) => 0,
         }
     }
 }
@@ -406,8 +402,8 @@ impl<'a> StoredSession<'a> {
     fn of(session: &'a Session) -> Self {
         let decided = session.decided.iter().map(|decided| {
             let (rejected, reply) = match &decided.outcome {
-                Outcome::Accepted(Some(reply)) => (None, Some(reply.as_slice())),
-                Outcome::Accepted(None) => (None, None),
+                Outcome::Accepted(Reply::Known(reply)) => (None, Some(&reply[..])),
+                Outcome::Accepted(Reply::Forgotten) => (None, None),
                 Outcome::Rejected(rejection) => (Some(rejection.clone()), None),
             };
             StoredDecided {
@@ -438,9 +434,9 @@ impl<'a> StoredSession<'a> {
                 (Some(rejection), _) => Outcome::Rejected(rejection),
                 (None, Some(reply)) => {
                     reply_bytes += reply.len();
-                    Outcome::Accepted(Some(KeptReply::new(&Bytes::copy_from_slice(reply))))
+                    Outcome::Accepted(Reply::Known(Bytes::copy_from_slice(reply)))
                 }
-                (None, None) => Outcome::Accepted(None),
+                (None, None) => Outcome::Accepted(Reply::Forgotten),
             };
             let (serial, place) = (stored.serial, stored.place);
             decided.push_back(Decided {
