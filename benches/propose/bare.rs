@@ -11,33 +11,36 @@ use crate::{BYTES, KEYS};
 
 /// A map with all keys.
 #[derive(Debug)]
-pub struct Map {
+pub(crate) struct Map {
     map: BTreeMap<Vec<u8>, Vec<u8>>,
     numbers: Numbers,
 }
 
 impl Map {
-    pub fn filled() -> Self {
+    pub(crate) fn filled() -> Self {
         let mut map = Self { map: BTreeMap::new(), numbers: Numbers::new(0) };
         map.put(KEYS);
         map
     }
 
-    pub fn put(&mut self, count: u64) {
+    pub(crate) fn put(&mut self, count: u64) {
         for _ in 0..count {
             self.map.insert(self.numbers.key().to_vec(), vec![7; BYTES]);
         }
     }
 }
 
-/// How long the raw writer writes.
-const WRITES_FOR: Duration = Duration::from_secs(1);
+/// The raw writer's rate is the median of so many stretches.
+const STRETCHES: usize = 5;
+
+/// How long each of them is.
+const STRETCH: Duration = Duration::from_millis(200);
 
 /// Length of the raw writer's file, as long as a segment.
 const FILE_BYTES: u64 = 64 << 20;
 
 /// One thread that does nothing but write `bytes` to a file that is there already, and sync.
-pub fn syncs_per_second(directory: &Path, bytes: usize) -> f64 {
+pub(crate) fn syncs_per_second(directory: &Path, bytes: usize) -> f64 {
     let path = directory.join("raw");
     let file = OpenOptions::new()
         .write(true)
@@ -51,19 +54,23 @@ pub fn syncs_per_second(directory: &Path, bytes: usize) -> f64 {
     }
     file.sync_all().expect("the disk syncs");
     let piece = vec![7; bytes];
-    let (mut offset, mut syncs) = (0, 0);
-    let begun = Instant::now();
-    while begun.elapsed() < WRITES_FOR {
-        if offset + bytes as u64 > FILE_BYTES {
-            offset = 0;
+    let mut offset = 0;
+    let mut rates: Vec<f64> = Vec::new();
+    for _ in 0..STRETCHES {
+        let (begun, mut syncs) = (Instant::now(), 0);
+        while begun.elapsed() < STRETCH {
+            if offset + bytes as u64 > FILE_BYTES {
+                offset = 0;
+            }
+            file.write_all_at(&piece, offset).expect("the disk writes");
+            file.sync_data().expect("the disk syncs");
+            offset += bytes as u64;
+            syncs += 1;
         }
-        file.write_all_at(&piece, offset).expect("the disk writes");
-        file.sync_data().expect("the disk syncs");
-        offset += bytes as u64;
-        syncs += 1;
+        rates.push(f64::from(syncs) / begun.elapsed().as_secs_f64());
     }
-    let rate = f64::from(syncs) / begun.elapsed().as_secs_f64();
+    rates.sort_unstable_by(f64::total_cmp);
     drop(file);
     std::fs::remove_file(path).expect("the raw writer's file can be removed");
-    rate
+    rates[STRETCHES / 2]
 }

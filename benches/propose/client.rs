@@ -9,7 +9,7 @@ use crate::machine::{Kind, Payloads, WITHIN};
 
 /// What one call is.
 #[derive(Clone, Copy, Debug)]
-pub enum Call {
+pub(crate) enum Call {
     /// `propose`.
     One,
     /// `propose_many` of so many frames.
@@ -17,7 +17,7 @@ pub enum Call {
 }
 
 impl Call {
-    pub fn frames(self) -> usize {
+    pub(crate) fn frames(self) -> usize {
         match self {
             Self::One => 1,
             Self::Many(frames) => frames,
@@ -27,7 +27,7 @@ impl Call {
 
 /// Clients of one node, each a task of its own while they run.
 #[derive(Debug)]
-pub struct Clients(Vec<Client>);
+pub(crate) struct Clients(Vec<Client>);
 
 #[derive(Debug)]
 struct Client {
@@ -41,7 +41,7 @@ struct Client {
 
 impl Clients {
     /// Opens a session for each.
-    pub async fn open(
+    pub(crate) async fn open(
         replicator: &Arc<dyn Replicator>,
         kind: Kind,
         count: usize,
@@ -65,7 +65,7 @@ impl Clients {
     }
 
     /// Lets each client make so many calls.
-    pub async fn run(&mut self, rounds: u64) {
+    pub(crate) async fn run(&mut self, rounds: u64) {
         let mut running = JoinSet::new();
         for mut client in self.0.drain(..) {
             running.spawn(async move {
@@ -79,7 +79,7 @@ impl Clients {
     }
 
     /// Closes the sessions, so that the next clients find a table without them.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         for Client { replicator, shard, session, .. } in self.0 {
             accepted(replicator.propose(Frame::close_session(session, shard), WITHIN).await);
         }

@@ -11,7 +11,7 @@ use quorate_storage::{Disk, DiskFile, LOG_DIR, OpenMode, RealDisk};
 /// What the log has written and synced. Segments that are being prepared are not counted: they are filled in pieces
 /// of a size of their own.
 #[derive(Debug)]
-pub struct CountingDisk {
+pub(crate) struct CountingDisk {
     disk: RealDisk,
     counts: Arc<Counts>,
 }
@@ -24,23 +24,23 @@ struct Counts {
 
 /// A reading of the counters.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Counted {
-    pub syncs: u64,
-    pub bytes: u64,
+pub(crate) struct Counted {
+    pub(crate) syncs: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Counted {
-    pub fn since(self, before: Self) -> Self {
+    pub(crate) fn since(self, before: Self) -> Self {
         Self { syncs: self.syncs - before.syncs, bytes: self.bytes - before.bytes }
     }
 }
 
 impl CountingDisk {
-    pub fn new(root: &Path) -> Self {
+    pub(crate) fn new(root: &Path) -> Self {
         Self { disk: RealDisk::new(root), counts: Arc::default() }
     }
 
-    pub fn counted(&self) -> Counted {
+    pub(crate) fn counted(&self) -> Counted {
         Counted {
             syncs: self.counts.syncs.load(Ordering::Relaxed),
             bytes: self.counts.bytes.load(Ordering::Relaxed),

@@ -16,7 +16,7 @@ use crate::{BYTES, KEYS};
 
 /// Which state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Counts frames and answers with the count.
     Counter,
     /// The sharded KV with all of its keys in one namespace; every frame puts one of them.
@@ -33,7 +33,7 @@ impl fmt::Display for Kind {
 }
 
 impl Kind {
-    pub fn make(self) -> Box<dyn StateMachine> {
+    pub(crate) fn make(self) -> Box<dyn StateMachine> {
         match self {
             Self::Counter => Box::<Counter>::default(),
             Self::Kv => Box::new(Shards::builder().build().0),
@@ -41,7 +41,7 @@ impl Kind {
     }
 
     /// Brings the machine to the size at which it is measured.
-    pub async fn fill(self, replicator: &Arc<dyn Replicator>) {
+    pub(crate) async fn fill(self, replicator: &Arc<dyn Replicator>) {
         if self == Self::Counter {
             return;
         }
@@ -54,18 +54,18 @@ impl Kind {
 
 /// What the frames of one client carry. The first client puts each key once before any comes again.
 #[derive(Debug)]
-pub struct Payloads {
+pub(crate) struct Payloads {
     kind: Kind,
     numbers: Numbers,
     bytes: Bytes,
 }
 
 impl Payloads {
-    pub fn new(kind: Kind, client: u64) -> Self {
+    pub(crate) fn new(kind: Kind, client: u64) -> Self {
         Self { kind, numbers: Numbers::new(client), bytes: vec![7; BYTES].into() }
     }
 
-    pub fn next(&mut self) -> Bytes {
+    pub(crate) fn next(&mut self) -> Bytes {
         match self.kind {
             Kind::Counter => self.bytes.clone(),
             Kind::Kv => Op::put(&self.numbers.key(), &self.bytes).encode(),
@@ -75,15 +75,15 @@ impl Payloads {
 
 /// Numbers below [`KEYS`] in an order without pattern: each once, then each again.
 #[derive(Debug)]
-pub struct Numbers(u64);
+pub(crate) struct Numbers(u64);
 
 impl Numbers {
-    pub fn new(client: u64) -> Self {
+    pub(crate) fn new(client: u64) -> Self {
         Self(client.wrapping_mul(7919) % KEYS)
     }
 
     /// The next key: 16 bytes, spread so that neighbours in number are far apart in order.
-    pub fn key(&mut self) -> [u8; 16] {
+    pub(crate) fn key(&mut self) -> [u8; 16] {
         let number = self.0;
         self.0 = (number + 1) % KEYS;
         let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -95,7 +95,7 @@ impl Numbers {
 }
 
 /// How long a client of a bench waits at most.
-pub const WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 struct Counter(u64);

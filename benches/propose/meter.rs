@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// Runs from [`start`](Self::start) to [`stop`](Self::stop).
 #[derive(Debug)]
-pub struct Meter {
+pub(crate) struct Meter {
     wall: Instant,
     process: Duration,
     machine: Duration,
@@ -13,20 +13,20 @@ pub struct Meter {
 
 /// What a [`Meter`] saw.
 #[derive(Clone, Copy, Debug)]
-pub struct Metered {
-    pub wall: Duration,
+pub(crate) struct Metered {
+    pub(crate) wall: Duration,
     /// Processor time of all threads of this process.
-    pub process: Duration,
+    pub(crate) process: Duration,
     /// Processor time of the whole machine.
-    pub machine: Duration,
+    pub(crate) machine: Duration,
 }
 
 impl Meter {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { process: process(), machine: machine(), wall: Instant::now() }
     }
 
-    pub fn stop(self) -> Metered {
+    pub(crate) fn stop(self) -> Metered {
         let wall = self.wall.elapsed();
         Metered {
             wall,

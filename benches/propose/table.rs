@@ -10,11 +10,11 @@ const SAMPLE_MIN: Duration = Duration::from_millis(20);
 
 /// All rows in the order in which they were measured.
 #[derive(Debug, Default)]
-pub struct Table(Vec<Row>);
+pub(crate) struct Table(Vec<Row>);
 
 /// One bench.
 #[derive(Debug)]
-pub struct Row {
+pub(crate) struct Row {
     name: String,
     samples: Vec<Sample>,
     against: Option<(&'static str, f64)>,
@@ -30,14 +30,14 @@ struct Sample {
 }
 
 impl Table {
-    pub fn add(&mut self, row: Row) {
+    pub(crate) fn add(&mut self, row: Row) {
         if !row.samples.is_empty() {
             self.0.push(row);
         }
     }
 
     /// Compares all rows whose name contains `which`, and that are compared with nothing else.
-    pub fn compare(&mut self, which: &str, with: &'static str, rate: f64) {
+    pub(crate) fn compare(&mut self, which: &str, with: &'static str, rate: f64) {
         for row in &mut self.0 {
             if row.name.contains(which) && row.against.is_none() {
                 row.against = Some((with, rate));
@@ -46,7 +46,7 @@ impl Table {
     }
 
     /// Prints medians over the samples.
-    pub fn print(&self) {
+    pub(crate) fn print(&self) {
         println!(
             "| bench | frames/s | CPU ns/frame | other cores | frames/sync | bytes/sync | syncs/s | against | ratio |"
         );
@@ -76,11 +76,11 @@ impl Table {
 }
 
 impl Row {
-    pub fn new(name: String) -> Self {
+    pub(crate) fn new(name: String) -> Self {
         Self { name, samples: Vec::new(), against: None }
     }
 
-    pub fn add(&mut self, frames: u64, metered: &Metered, synced: Counted) {
+    pub(crate) fn add(&mut self, frames: u64, metered: &Metered, synced: Counted) {
         if metered.wall < SAMPLE_MIN {
             return;
         }
@@ -94,23 +94,23 @@ impl Row {
     }
 
     /// Compares it with something that would come to `rate` frames in a second.
-    pub fn compare(&mut self, with: &'static str, rate: f64) {
+    pub(crate) fn compare(&mut self, with: &'static str, rate: f64) {
         self.against = Some((with, rate));
     }
 
     /// Frames in a second.
-    pub fn rate(&self) -> Option<f64> {
+    pub(crate) fn rate(&self) -> Option<f64> {
         (!self.samples.is_empty()).then(|| self.median(|sample| sample.frames / sample.wall))
     }
 
     /// How much the log wrote for each sync, if it wrote anything.
-    pub fn bytes_per_sync(&self) -> Option<usize> {
+    pub(crate) fn bytes_per_sync(&self) -> Option<usize> {
         let syncs = self.sum(|sample| sample.synced.syncs as f64);
         (syncs > 0.0).then(|| (self.sum(|sample| sample.synced.bytes as f64) / syncs) as usize)
     }
 
     /// How many frames became durable with each sync.
-    pub fn frames_per_sync(&self) -> f64 {
+    pub(crate) fn frames_per_sync(&self) -> f64 {
         self.sum(|sample| sample.frames) / self.sum(|sample| sample.synced.syncs as f64).max(1.0)
     }
 
