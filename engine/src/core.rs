@@ -598,11 +598,14 @@ impl<C: Callers> HostCore<C> {
             return None;
         }
         let timer = self.timers.values().min().copied();
-        let due = self.state.next_deadline().map(|at| now + self.clock.until(at, now));
-        // What is due waits for the batch that is on its way.
-        let due = due.filter(|_| self.pool.placed() == 0);
+        // What is due waits for the batch that is on its way, or for whoever may propose one: waking would not help.
+        let can_propose =
+            self.pool.placed() == 0 && matches!(self.engine.demand(), Demand::Here { .. });
+        let due = self.state.next_deadline().filter(|_| can_propose);
+        let due = due.map(|at| now + self.clock.until(at, now));
         let waiting = self.waiting_since.map(|since| since + WAITING_AFTER);
         let checkpoint = self.compaction.wake_at(self.state.applied());
+        let checkpoint = checkpoint.filter(|_| self.installing.is_none());
         [self.pool.calls.earliest(), self.reads.wake_at(), timer, due, waiting, checkpoint]
             .into_iter()
             .fold(None, sooner)

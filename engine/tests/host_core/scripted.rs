@@ -266,3 +266,18 @@ fn a_panic_of_the_engine_stops_the_group_and_nobody_is_left_waiting() {
     assert!(answer.unwrap_err().to_string().contains("the script says so"));
     assert!(desk.core.faulted().is_some());
 }
+
+#[test]
+fn a_node_that_may_not_propose_sleeps_although_something_is_due() {
+    let (script, mut desk) = open();
+    desk.propose(Frame::open_session(session(1), shard()), LONG);
+    desk.propose(frame(1, 1, "alarm"), LONG);
+    let batch = script.take(&mut desk);
+    script.deliver(&mut desk, batch);
+    desk.pass(1000);
+    desk.turn();
+    let wake = desk.core.wake_at(desk.now);
+    assert!(wake.is_none_or(|wake| wake > desk.now), "it would spin: {wake:?} at {:?}", desk.now);
+    script.with(|script| script.wants = true);
+    assert_eq!(desk.core.wake_at(desk.now), Some(desk.now));
+}
