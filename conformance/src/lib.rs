@@ -8,13 +8,17 @@
 //! | --- | --- | --- |
 //! | [`transport()`](transport::transport) | [`Transport`](quorate_replicator::Transport) | [`TransportFactory`] |
 //! | [`replicator()`](replicator::replicator) | [`Replicator`](quorate_replicator::Replicator) | [`ReplicatorFactory`] |
+//! | [`engine()`](engine::engine) | [`Engine`](quorate_engine::engine::Engine) | [`EngineFactory`] |
 //!
-//! The suites run on a tokio runtime with time enabled, of either flavour.
+//! The suite of engines is synchronous and runs in virtual time. The others run on a tokio runtime with time enabled, of
+//! either flavour.
 
+pub mod engine;
 pub mod replicator;
 pub mod transport;
 
 mod eventually;
 
+pub use engine::EngineFactory;
 pub use replicator::{Cluster, MachineMaker, ReplicatorFactory};
 pub use transport::{Network, TransportFactory};
