@@ -1,0 +1,25 @@
+# What is done often. `just` lists it.
+
+default:
+    @just --list
+
+# Everything that must hold before a change lands. Only reads; this is what CI runs.
+verify:
+    .ci/run
+
+# Format, and what clippy can repair by itself. Writes.
+fix:
+    cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+    cargo fmt --all
+
+# Live through seeds in the simulator.
+seeds count="1000" from="0":
+    cargo run --release -p quorate-sim -- --seeds {{count}} --from {{from}}
+
+# Replay one seed and tell what happens.
+seed number:
+    cargo run --release -p quorate-sim -- --seed {{number}} --trace
+
+# Every benchmark, or those whose id contains `only`.
+bench only="":
+    cargo bench --workspace --benches -- {{only}}
