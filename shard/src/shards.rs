@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use dashmap::DashMap;
-use quorate_replicator::{ReadError, ShardKey};
+use quorate_replicator::limits::NAMESPACE_BYTES_MAX;
+use quorate_replicator::{NameError, ReadError, ShardKey};
 
 use crate::context::Core;
 use crate::layout::TABLE_MAX;
@@ -57,6 +58,11 @@ impl Shards {
     /// has changed it, and stays when its last key is gone, since its revision must never begin anew.
     pub fn namespaces(&self, org: &str, after: Option<&str>, max: usize) -> Vec<ShardKey> {
         self.world().namespaces(org, after, max)
+    }
+
+    /// Organisations after `after` in byte order, at most `max`: those that have a namespace.
+    pub fn orgs(&self, after: Option<&str>, max: usize) -> Vec<String> {
+        self.world().orgs(after, max)
     }
 
     /// How many namespaces there are.
@@ -223,4 +229,29 @@ impl World {
             .cloned()
             .collect()
     }
+
+    fn orgs(&self, after: Option<&str>, max: usize) -> Vec<String> {
+        let mut from = match after.map(last_of) {
+            None => Bound::Unbounded,
+            Some(Ok(last)) => Bound::Excluded(last),
+            // As for namespaces: nothing comes after what cannot be a name.
+            Some(Err(_)) => return Vec::new(),
+        };
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        let mut orgs = Vec::new();
+        // One step for each organisation, however many namespaces it has.
+        while orgs.len() < max
+            && let Some(first) = names.range((from, Bound::Unbounded)).next()
+        {
+            orgs.push(first.org().to_owned());
+            from = Bound::Excluded(last_of(first.org()).expect("it is the name of a shard"));
+        }
+        orgs
+    }
+}
+
+/// The last key that an organisation can have: no name is greater than one of the greatest characters only.
+fn last_of(org: &str) -> Result<ShardKey, NameError> {
+    let greatest = char::MAX.to_string();
+    ShardKey::new(org, &greatest.repeat(NAMESPACE_BYTES_MAX / greatest.len()))
 }

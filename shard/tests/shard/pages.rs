@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use quorate_replicator::limits::{NAMESPACE_BYTES_MAX, ORG_BYTES_MAX};
 use quorate_replicator::{Bytes, Position};
 use quorate_shard::Shards;
 use quorate_shard::kv::{Op, OrgPage, Page, PageToken, PinnedKv, Scan, Transaction, TransactionOp};
@@ -294,4 +295,44 @@ fn pages_are_complete_while_frames_are_applied() {
     }
     assert!(fixed.iter().all(|key| seen.get(key) == Some(&1)), "{seen:?}");
     assert!(seen.values().all(|count| *count == 1));
+}
+
+#[test]
+fn organisations_of_any_number_are_listed_once_in_byte_order() {
+    let mut bench = Bench::new(Shards::builder());
+    assert!(bench.shards.orgs(None, 10).is_empty());
+    let greatest = char::MAX.to_string();
+    let longest = greatest.repeat(ORG_BYTES_MAX / greatest.len());
+    // Names that others begin with, and those around what separates the two parts in a text.
+    let orgs = ["a", "a b", "a!", "a!!", "a.b", "a0", "ab", "b", "\u{e9}", &greatest, &longest];
+    let last_namespace = greatest.repeat(NAMESPACE_BYTES_MAX / greatest.len());
+    for org in orgs.iter().rev() {
+        for namespace in ["z", "!", "a", &last_namespace] {
+            bench.op(&shard(&format!("{org}/{namespace}")), Op::put(b"k", b"").encode());
+        }
+    }
+    // A refused operation makes no namespace, and so no organisation.
+    bench.op(&shard("nobody/n"), Op::delete(b"missing").encode());
+    let mut expected: Vec<_> = orgs.iter().map(ToString::to_string).collect();
+    expected.sort_unstable();
+    bench.checkpoint();
+    for shards in [&bench.shards, &bench.restored(Shards::builder()).shards] {
+        assert_eq!(shards.orgs(None, usize::MAX), expected);
+        assert_eq!(shards.orgs(Some("a b"), 2), ["a!", "a!!"]);
+        assert_eq!(shards.orgs(Some("a c"), 1), ["a!"], "between two organisations");
+        assert!(shards.orgs(Some(&longest), 10).is_empty());
+        assert!(shards.orgs(None, 0).is_empty());
+        assert!(shards.orgs(Some("no/name"), 10).is_empty());
+        for size in 1..=orgs.len() {
+            let mut all: Vec<String> = Vec::new();
+            loop {
+                let page = shards.orgs(all.last().map(String::as_str), size);
+                all.extend_from_slice(&page);
+                if page.len() < size {
+                    break;
+                }
+            }
+            assert_eq!(all, expected, "in pages of {size}");
+        }
+    }
 }
