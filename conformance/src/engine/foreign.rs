@@ -34,7 +34,9 @@ fn stray<F: EngineFactory>(world: &mut World<'_, F>) -> Input {
     let whom = if world.random.bool() { member } else { stranger };
     match world.random.u32(..9) {
         0 => Input::Message { from: stranger, message: Message::default() },
-        1 | 2 => Input::Message { from: whom, message: noise(world) },
+        1 => Input::Message { from: stranger, message: noise(world) },
+        // A member is believed what can be decoded, and this cannot.
+        2 => Input::Message { from: member, message: undecodable(world) },
         3 => Input::Timer(TimerId(unknown)),
         4 => Input::Checked { ticket: unknown, valid: world.random.bool() },
         5 => Input::Fetched { ticket: unknown, entries: Vec::new() },
@@ -52,4 +54,9 @@ fn noise<F: EngineFactory>(world: &mut World<'_, F>) -> Message {
         Bytes::from_iter(std::iter::repeat_with(|| world.random.u8(..)).take(length))
     };
     Message { head: bytes(), bodies: vec![bytes(), bytes()] }
+}
+
+/// A message that begins no encoding.
+fn undecodable<F: EngineFactory>(world: &mut World<'_, F>) -> Message {
+    Message { head: vec![0xff; world.random.usize(..40)].into(), bodies: Vec::new() }
 }

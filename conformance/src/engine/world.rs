@@ -97,6 +97,14 @@ struct Running {
     decided: Index,
 }
 
+impl Running {
+    /// Takes out the proposals that stand at or below `index`, and of which it is known now what became.
+    fn settle_up_to(&mut self, index: Index) -> impl Iterator<Item = Payload> + use<> {
+        let above = self.placed.split_off(&(index + 1, Tag::ZERO));
+        std::mem::replace(&mut self.placed, above).into_values()
+    }
+}
+
 /// A batch that someone wants decided.
 struct Offered {
     home: usize,
@@ -1079,9 +1087,7 @@ impl<'f, F: EngineFactory> World<'f, F> {
             }
         }
         let running = self.nodes[node].running.as_mut().expect("it lives");
-        let over = |at: &(Index, Tag), _: &mut Payload| at.0 <= entry.index;
-        let over: Vec<_> = running.placed.extract_if(.., over).collect();
-        for (_, payload) in over {
+        for payload in running.settle_up_to(entry.index) {
             let offered = &mut self.payloads[payload];
             // What was delivered here for another node reaches that one too.
             if !offered.done && offered.body != entry.body {
@@ -1105,8 +1111,7 @@ impl<'f, F: EngineFactory> World<'f, F> {
         let running = at.running.as_mut().expect("it lives");
         running.history = staged.state;
         at.checkpoints.insert(index, staged);
-        let over: Vec<_> = running.placed.extract_if(.., |at, _| at.0 <= index).collect();
-        for payload in over.into_iter().map(|(_, payload)| payload) {
+        for payload in running.settle_up_to(index) {
             if !self.payloads[payload].done {
                 self.payloads[payload].idle_since = Some(now);
             }

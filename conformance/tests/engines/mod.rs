@@ -1,0 +1,3 @@
+//! Small engines that keep the contract, and that break one clause of it when told to.
+
+pub(crate) mod alone;
