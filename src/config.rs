@@ -101,6 +101,11 @@ pub struct NodeConfig {
     /// What an accept is worth. `disk`: on stable storage before the answer. `memory`: nothing is written, a restart
     /// forgets everything, and accepts are faster by the time of a disk's flush.
     pub durability: Durability,
+    /// How long opening the node may take, from when its files are open: it replays what it accepted since its last
+    /// checkpoint, and serves when it is open. Beyond it opening fails, and the next attempt begins where this one
+    /// began. Zero: opening does not wait, and [`Node::ready`](crate::Node::ready) tells when the node serves.
+    #[serde(with = "humantime_serde")]
+    pub open_within: Duration,
 }
 
 impl Default for NodeConfig {
@@ -110,6 +115,7 @@ impl Default for NodeConfig {
             cluster: String::new(),
             data_dir: "./quorate-data".into(),
             durability: Durability::Disk,
+            open_within: Duration::from_secs(300),
         }
     }
 }
@@ -231,8 +237,10 @@ impl Default for CheckpointConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct LogConfig {
-    /// Size of one file of the log, a multiple of 512 from 8 MiB to 1 GiB. Larger files are renewed less often and
-    /// hold more dead records; a file bounds the largest record.
+    /// Size of one file of the log, a multiple of 512 from 8 MiB to 1 GiB. Files are filled with zeros before they are
+    /// used, so that a new data directory takes `segment_bytes` x (1 + `spares`) at once: 48 MiB unless told. Larger files
+    /// are renewed less often and hold more dead records. A file bounds the largest record; the largest batch has 2.1
+    /// MiB.
     pub segment_bytes: u64,
     /// How much of the newest records stays in memory for readers. What is older is read from disk.
     pub tail_cache_bytes: u64,
@@ -249,7 +257,7 @@ pub struct LogConfig {
 impl Default for LogConfig {
     fn default() -> Self {
         Self {
-            segment_bytes: 64 << 20,
+            segment_bytes: 16 << 20,
             tail_cache_bytes: 32 << 20,
             block_bytes_max: 8 << 20,
             spares: 2,

@@ -12,7 +12,6 @@ mod config;
 mod load;
 mod located;
 mod node;
-mod orgs;
 mod transports;
 
 pub use config::{

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_replicator::{
-    CloseError, Env, EventStream, MonotonicClock, NodeId, OpenError, Registry, RegistryError,
-    Replicator, ReplicatorExt as _, Session, SessionId, ShardKey, StateMachine, Status, Transport,
+    CloseError, Consistency, Env, EventStream, MonotonicClock, NodeId, OpenError, ReadError,
+    Registry, RegistryError, Replicator, Session, SessionId, ShardKey, StateMachine, Status,
+    Transport,
 };
 use quorate_shard::{Kv, Shards, ShardsBuilder};
 
 use crate::builtin;
 use crate::located::Place;
-use crate::orgs::{Noting, Orgs};
 use crate::transports::{Table, Transports};
 use crate::{Config, ConfigError};
 
@@ -47,11 +47,11 @@ pub struct Node<S = Namespaces> {
 pub struct Namespaces {
     kv: Kv,
     shards: Shards,
-    orgs: Orgs,
 }
 
 impl Node<Namespaces> {
-    /// Opens a node with keys and values, with the drivers of [`builtin`].
+    /// Opens a node with keys and values, with the drivers of [`builtin`]. When this returns, the node has applied
+    /// everything that it had accepted before, and serves; see [`NodeConfig::open_within`](crate::NodeConfig).
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ impl Node<Namespaces> {
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: a dropped future may leave the data directory locked until the process ends.
+    /// Dropping the future gives the opening up. Until what had begun has ended, the data directory is in use.
     pub async fn open(config: Config) -> Result<Self, NodeError> {
         NodeBuilder::new(config).open().await
     }
@@ -73,16 +73,12 @@ impl Node<Namespaces> {
     pub fn shards(&self) -> &Shards {
         &self.state.shards
     }
-
-    /// Organisations in byte order, as this node has applied them: wait until it is [ready](Self::ready). Some may have
-    /// no namespace.
-    pub fn orgs(&self) -> Vec<String> {
-        self.state.orgs.all()
-    }
 }
 
 impl Node<()> {
-    /// Opens a node around a state machine of one's own, with the drivers of [`builtin`].
+    /// Opens a node around a state machine of one's own, with the drivers of [`builtin`]. When this returns, the node
+    /// has applied everything that it had accepted before, and serves; see
+    /// [`NodeConfig::open_within`](crate::NodeConfig).
     ///
     /// # Errors
     ///
@@ -90,7 +86,7 @@ impl Node<()> {
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: a dropped future may leave the data directory locked until the process ends.
+    /// Dropping the future gives the opening up. Until what had begun has ended, the data directory is in use.
     pub async fn open_with(config: Config, machine: impl StateMachine) -> Result<Self, NodeError> {
         NodeBuilder::new(config).open_with(machine).await
     }
@@ -111,16 +107,19 @@ impl<S> Node<S> {
         Session::new(Arc::clone(&self.replicator))
     }
 
-    /// Waits until the node can commit, and has applied what it had accepted before it was opened; false if it did not
-    /// come to that within the time, or stopped.
+    /// Waits until the node has applied everything that it had accepted before it was opened. [`open`](Node::open) has
+    /// waited for that already, unless it was told not to. A node whose disk is full is ready too: it answers reads, and
+    /// says to each proposal why it refuses it.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Timeout`] if it did not come to that within the time; else why it never will.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: it has no effect.
-    pub async fn ready(&self, within: Duration) -> bool {
-        // Any name will do: this version has one group.
-        let shard = ShardKey::new("quorate", "ready").expect("both are names");
-        self.replicator.ready(&shard, within).await
+    pub async fn ready(&self, within: Duration) -> Result<(), ReadError> {
+        replayed(&self.replicator, within).await
     }
 
     /// What the node knows of itself now.
@@ -219,11 +218,10 @@ impl NodeBuilder {
         let bytes_max = self.config.shard.state_bytes_max;
         let shards = std::mem::replace(&mut self.shards, Shards::builder());
         let (machine, shards) = shards.limit(|limits| limits.state_bytes_max = bytes_max).build();
-        let orgs = Orgs::default();
-        let replicator = self.open_replicator(Box::new(Noting::new(machine, orgs.clone()))).await?;
+        let replicator = self.open_replicator(Box::new(machine)).await?;
         let session = Session::new(Arc::clone(&replicator)).map_err(NodeError::Random)?;
         let kv = Kv::new(Arc::new(session), shards.clone());
-        Ok(Node { replicator, state: Namespaces { kv, shards, orgs } })
+        Ok(Node { replicator, state: Namespaces { kv, shards } })
     }
 
     /// Opens the node around a state machine of one's own.
@@ -263,19 +261,54 @@ impl NodeBuilder {
         let kind = &config.driver.kind;
         let (table, place) = erased(&config, "driver", kind);
         let opened = registry.open(kind, table, env, machine).await;
-        if opened.is_err()
-            && let Some(transport) = transport
-        {
-            transport.close().await;
-        }
-        opened.map_err(|error| match (error, place) {
+        let opened = opened.map_err(|error| match (error, place) {
             (RegistryError::Open(error), _) => NodeError::Open(error),
             (RegistryError::Config { problem, .. }, Some(place)) => {
                 config.problem_at(place.span(), problem.trim()).into()
             }
             (error, _) => config.problem_with("driver.kind", error.to_string()).into(),
-        })
+        });
+        let served = match opened {
+            Ok(replicator) => serving(replicator, config.node.open_within).await,
+            Err(error) => Err(error),
+        };
+        if served.is_err()
+            && let Some(transport) = transport
+        {
+            transport.close().await;
+        }
+        served
     }
+}
+
+/// The replicator once it serves; it is closed if it does not come to that.
+async fn serving(
+    replicator: Arc<dyn Replicator>,
+    within: Duration,
+) -> Result<Arc<dyn Replicator>, NodeError> {
+    if within.is_zero() {
+        return Ok(replicator);
+    }
+    let Err(error) = replayed(&replicator, within).await else { return Ok(replicator) };
+    let status = replicator.status();
+    // What is wrong with it is told already, and the directory is released in any case.
+    let _ = replicator.close().await;
+    Err(match error {
+        ReadError::Timeout => {
+            let progress = status.groups.first().map(|group| (group.applied, group.committed));
+            let (applied, committed) = progress.unwrap_or_default();
+            NodeError::NotReady { within, applied, committed }
+        }
+        error => NodeError::Stopped(error),
+    })
+}
+
+/// Waits until everything is applied that was accepted before. A barrier passes exactly then, so that no state has to
+/// be polled.
+async fn replayed(replicator: &Arc<dyn Replicator>, within: Duration) -> Result<(), ReadError> {
+    // Any name will do: this version has one group.
+    let shard = ShardKey::new("quorate", "ready").expect("both are names");
+    replicator.read_barrier(&shard, Consistency::Linearizable, within).await.map(drop)
 }
 
 /// A plugged-in part's own table, if there is one, and where to look when reading it fails.
@@ -353,6 +386,22 @@ pub enum NodeError {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// It did not come to serve in time, and is closed again.
+    #[error(
+        "the node did not serve within {within:?}: it had applied {applied} of {committed} batches; give it longer \
+         with node.open_within"
+    )]
+    NotReady {
+        /// How long was waited.
+        within: Duration,
+        /// The last batch that was applied.
+        applied: u64,
+        /// The last batch that is known to be decided.
+        committed: u64,
+    },
+    /// It stopped while it replayed what it had accepted, and is closed again.
+    #[error(transparent)]
+    Stopped(ReadError),
     /// The system has no random source.
     #[error("no random source: {0}")]
     Random(std::io::Error),

@@ -22,7 +22,7 @@ fn a_mistake_in_the_file_is_named_with_line_and_column() {
     let cases = [
         (
             "[node]\nidd = 7\n",
-            "q.toml:2:1: unknown field `idd`, expected one of `id`, `cluster`, `data_dir`, `durability`",
+            "q.toml:2:1: unknown field `idd`, expected one of `id`, `cluster`, `data_dir`, `durability`, `open_within`",
         ),
         (
             "[nodes]\nid = 7\n",

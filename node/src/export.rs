@@ -45,7 +45,8 @@ async fn to_file(node: &Node, path: &Path) -> Result<Exit, Failure> {
 
 async fn to<W: Write>(node: &Node, mut out: W) -> Result<(Exit, W), Failure> {
     let mut exit = Exit::Done;
-    for org in node.orgs() {
+    let mut last: Option<String> = None;
+    while let Some(org) = node.shards().orgs(last.as_deref(), 1).pop() {
         let mut scan = Scan::all();
         loop {
             let page = node
@@ -68,6 +69,7 @@ async fn to<W: Write>(node: &Node, mut out: W) -> Result<(Exit, W), Failure> {
             let Some(next) = page.next else { break };
             scan = scan.after(next);
         }
+        last = Some(org);
     }
     out.flush().map_err(written)?;
     Ok((exit, out))

@@ -1,14 +1,8 @@
 //! Opens the node that a command works on.
 
-use std::time::Duration;
-
-use quorate::{Config, Durability, Node, NodeError, OpenError, builtin};
+use quorate::{Config, Durability, Node, NodeConfig, NodeError, OpenError, builtin};
 
 use crate::exit::{Exit, Failure};
-use crate::status;
-
-/// How long a node may replay its log before a command gives up.
-const READY_WITHIN: Duration = Duration::from_secs(300);
 
 /// Opens the configured node for a command that only reads: a mistyped directory should be told, not set up.
 pub(crate) async fn open_existing(config: Config) -> Result<Node, Failure> {
@@ -24,19 +18,15 @@ pub(crate) async fn open_existing(config: Config) -> Result<Node, Failure> {
 }
 
 /// Opens the configured node, and waits until it serves.
-pub(crate) async fn open(config: Config) -> Result<Node, Failure> {
+pub(crate) async fn open(mut config: Config) -> Result<Node, Failure> {
+    if config.node.open_within.is_zero() {
+        // A command has nothing to do before the node serves.
+        config.node.open_within = NodeConfig::default().open_within;
+    }
     if config.node.durability == Durability::Memory {
         tracing::warn!("durability is memory: nothing is left of it when this command ends");
     }
-    let node = Node::open(config).await.map_err(failure)?;
-    if node.ready(READY_WITHIN).await {
-        return Ok(node);
-    }
-    let health = node.status().health;
-    let failure = Failure::service(format!("the node does not serve: {}", status::health(&health)));
-    // What stopped it is told already.
-    let _ = node.close().await;
-    Err(failure)
+    Node::open(config).await.map_err(failure)
 }
 
 /// Releases the data directory, whatever the command came to.

@@ -317,6 +317,16 @@ fn a_full_disk_is_told_and_keeps_what_was_accepted() {
         .max()
         .unwrap_or(0);
 
+    // What only reads is served as ever.
+    let got = place.run(&["kv", "get", "o/n", "00000", small[0], small[1]]);
+    assert_eq!((got.code, got.out), (0, "x".repeat(4000) + "\n"), "{}", got.err);
+    let exported = place.run(&["export", small[0], small[1]]);
+    assert_eq!(exported.code, 0, "{}", exported.err);
+    let kept = exported.out.lines().count() as u64;
+    assert!(kept >= answered, "{kept} lines are left of {answered} that were answered");
+    refused(&place.run(&["status", small[0], small[1]]), 4, &[]);
+    refused(&place.run(&["kv", "put", "o/n", "k", "v", small[0], small[1]]), 4, &["full"]);
+
     // With more room the same command goes on where it stopped.
     disk.remount("size=400m");
     let resumed = place.import(&file, &small);

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
-use std::time::Duration;
 
 use common::{Place, UNICODE, budget};
 use quorate::kv::OrgReadOptions;
@@ -24,7 +23,6 @@ fn revisions(place: &Place, org: &str) -> BTreeMap<String, u64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let node = Node::open(Config::in_dir(place.data())).await.unwrap();
-        assert!(node.ready(Duration::from_secs(60)).await, "{:?}", node.status());
         let page = node.kv().namespaces(org, None, 1000, OrgReadOptions::default()).await.unwrap();
         assert!(page.next.is_none(), "more namespaces than a page holds");
         node.close().await.unwrap();
