@@ -105,6 +105,7 @@ pub enum CheckpointMode {
 pub struct CheckpointStore {
     disk: Arc<dyn Disk>,
     paths: Paths,
+    mode: CheckpointMode,
     cache_bytes: usize,
     sticky: Arc<Sticky>,
     // Held while a checkpoint is written, but not while one is read.
@@ -189,6 +190,7 @@ impl CheckpointStore {
         Ok(Self {
             disk,
             paths,
+            mode,
             cache_bytes,
             sticky: Arc::default(),
             writer: Mutex::new(()),
@@ -331,6 +333,45 @@ impl CheckpointStore {
         Ok(meta)
     }
 
+    /// Gives back to the file system what the file has and does not need, if that is more than half of it and at least
+    /// 1 MiB; `false` if it is not, or nothing was won.
+    ///
+    /// A file that is brought up to date again and again keeps the space of what was replaced, for what comes; it grows to
+    /// about three times the pairs, and stays so when they become few. Call this when the node is idle or is closing: it reads and writes all pairs, which
+    /// takes about as long as to write a first checkpoint of them, and every other call of this store waits for it. After a crash in
+    /// between the newest checkpoint is found all the same.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Pinned`] while something is pinned, with nothing changed; [`CheckpointError::Faulted`] if the disk
+    /// failed, now or before.
+    pub fn compact(&self) -> Result<bool, CheckpointError> {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sticky.check()?;
+        if self.mode == CheckpointMode::ReadOnly {
+            return Ok(false);
+        }
+        // Held all the time, so that nobody pins what is moved.
+        let mut current = self.current();
+        let Some(database) = Arc::get_mut(&mut current.database) else {
+            return Err(CheckpointError::Pinned);
+        };
+        let mut won = false;
+        for _ in 0..COMPACT_ROUNDS {
+            let file = self.disk.open(&self.paths.file, OpenMode::Read).and_then(|it| it.len());
+            let all = file.map_err(|error| self.sticky.fault("measure a checkpoint", error))?;
+            let live = self.sticky.run("measure a checkpoint", || live_bytes(database))?;
+            if all < COMPACT_BYTES_MIN || live > all / 2 {
+                break;
+            }
+            if !self.sticky.run("compact a checkpoint", || Ok(database.compact()?))? {
+                break;
+            }
+            won = true;
+        }
+        Ok(won)
+    }
+
     fn current(&self) -> MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -354,6 +395,20 @@ impl Staged {
     pub fn meta(&self) -> &CheckpointMeta {
         &self.meta
     }
+}
+
+/// Smaller files are not worth it.
+const COMPACT_BYTES_MIN: u64 = 1 << 20;
+
+/// How often what one compaction has left is compacted again.
+const COMPACT_ROUNDS: usize = 4;
+
+/// Bytes that the pairs and their tree take.
+fn live_bytes(database: &Database) -> Result<u64, redb::Error> {
+    let transaction = database.begin_write()?;
+    let stats = transaction.stats()?;
+    transaction.abort()?;
+    Ok(stats.stored_bytes() + stats.metadata_bytes())
 }
 
 const VERIFY_PAIRS: usize = 10_000;

@@ -276,3 +276,67 @@ fn must_01_the_first_failure_ends_all_writing() {
         }
     }
 }
+
+/// A store whose file is much larger than what is left in it.
+fn sparse(disk: &SimDisk) -> CheckpointStore {
+    let store = open(&sim(disk)).unwrap();
+    let pairs = |value: Option<Bytes>| (100..300).map(|at| (key(at), value.clone())).collect();
+    let first = CheckpointWrite {
+        machine_pairs: pairs(Some(Bytes::from(vec![7; 8 << 10]))),
+        ..CheckpointWrite { meta: meta(0), machine_pairs: Vec::new(), host_pairs: Vec::new() }
+    };
+    store.write(first).unwrap();
+    let mut second = write(1);
+    second.machine_pairs.extend(pairs(None));
+    store.write(second).unwrap();
+    store
+}
+
+fn file_bytes(disk: &SimDisk) -> usize {
+    disk.files()["checkpoint/g0.redb"].len()
+}
+
+#[test]
+fn a_compaction_gives_back_what_is_not_needed_and_waits_for_no_pin() {
+    let disk = SimDisk::new(1);
+    let mut store = sparse(&disk);
+    let before = file_bytes(&disk);
+    let pin = store.pin().unwrap();
+    assert!(matches!(store.compact(), Err(CheckpointError::Pinned)));
+    assert_eq!(file_bytes(&disk), before);
+    drop(pin);
+    assert!(store.compact().unwrap());
+    assert!(file_bytes(&disk) < before / 2, "{before} bytes became {}", file_bytes(&disk));
+    check(&mut store, 1);
+    assert!(!store.compact().unwrap(), "there is nothing more to win");
+    store.write(write(2)).unwrap();
+    check(&mut store, 2);
+    drop(store);
+    disk.power_cut(Keep::None);
+    check(&mut open(&sim(&disk)).unwrap(), 2);
+}
+
+#[test]
+fn a_power_cut_at_any_operation_of_a_compaction_leaves_the_checkpoint() {
+    let source = SimDisk::new(1);
+    drop(sparse(&source));
+    for keep in [Keep::None, Keep::All, Keep::Random] {
+        for cut in 0.. {
+            let disk = source.fork(Keep::All);
+            let store = open(&sim(&disk)).unwrap();
+            disk.cut_at(disk.ops() + cut);
+            let run = store.compact();
+            drop(store);
+            disk.reboot(keep);
+            let mut store =
+                open(&sim(&disk)).unwrap_or_else(|error| panic!("cut at {cut}, {keep:?}: {error}"));
+            check(&mut store, 1);
+            store.write(write(2)).unwrap();
+            check(&mut store, 2);
+            if run.is_ok() {
+                assert!(cut > 5, "it has been cut in between");
+                break;
+            }
+        }
+    }
+}
