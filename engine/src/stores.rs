@@ -76,7 +76,13 @@ impl Stores {
                 })?;
         // The log must reach what the checkpoint says was durable: a shorter one was cut, not torn.
         let watermark = checkpoints.latest().map_or(0, |meta| meta.log_watermark);
-        let (log, mut groups) = opened.open_log(log, watermark).map_err(refused)?;
+        // What the checkpoint has is not brought into memory again; whoever only reads looks at all there is.
+        let floor = match mode {
+            DataMode::ReadOnly => None,
+            DataMode::Create | DataMode::Existing => checkpoints.latest().map(|meta| meta.index),
+        };
+        let floors = floor.into_iter().map(|index| (group, index)).collect();
+        let (log, mut groups) = opened.open_log(log, watermark, floors).map_err(refused)?;
         let recovered = groups.remove(&group).unwrap_or_default();
         Ok(Self { directory: opened, checkpoints, log, recovered })
     }

@@ -3,6 +3,7 @@
 //! The raw file is filled with zeros beforehand and takes nothing but the payload, one write and one fdatasync for each batch.
 //! Beside each row the processor time of the thread is printed, per record.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::io::Read;
@@ -22,7 +23,8 @@ const RAW_BYTES: u64 = 64 << 20;
 const REOPEN_RECORDS: u64 = 1_000_000;
 
 fn open(disk: Arc<dyn Disk>) -> Log {
-    let opening = Opening { store: [7; 16], durable_lsn: 0, mode: LogMode::Create };
+    let opening =
+        Opening { store: [7; 16], durable_lsn: 0, floors: BTreeMap::new(), mode: LogMode::Create };
     Log::open(disk, LogConfig::default(), &opening).expect("the disk works").0
 }
 
@@ -152,7 +154,12 @@ fn reopens(criterion: &mut Criterion) {
     let id = format!("records={REOPEN_RECORDS} bytes={BYTES}");
     criterion.bench_function(&format!("log::reopen/{id}"), |bencher| {
         bencher.iter_with_large_drop(|| {
-            let opening = Opening { store: [7; 16], durable_lsn: 0, mode: LogMode::Existing };
+            let opening = Opening {
+                store: [7; 16],
+                durable_lsn: 0,
+                floors: BTreeMap::new(),
+                mode: LogMode::Existing,
+            };
             let (log, found) =
                 Log::open(Arc::clone(&disk), LogConfig::default(), &opening).expect("it is whole");
             assert_eq!(found[&Group::new(0)].entries.len() as u64, REOPEN_RECORDS);

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::{
-    Disk, Group, LOG_DIR, Log, LogConfig, LogError, LogMode, OpenMode, Opening, Recovered,
+    Disk, Group, Index, LOG_DIR, Log, LogConfig, LogError, LogMode, OpenMode, Opening, Recovered,
 };
 
 /// Where the checkpoints are on the disk.
@@ -248,7 +248,8 @@ impl DataDir {
     }
 
     /// Opens the log of this directory, and creates it the first time. `durable_lsn` is the largest that a checkpoint
-    /// names, 0 if there is none.
+    /// names, 0 if there is none. `floors` are the indexes of the checkpoints: what is at or below them is not given back, so
+    /// that no more is brought into memory than was written after them.
     ///
     /// # Errors
     ///
@@ -257,13 +258,14 @@ impl DataDir {
         &mut self,
         config: LogConfig,
         durable_lsn: u64,
+        floors: BTreeMap<Group, Index>,
     ) -> Result<(Log, BTreeMap<Group, Recovered>), DataDirError> {
         let mode = match self.mode {
             DataMode::ReadOnly => LogMode::ReadOnly,
             _ if self.manifest.has_log => LogMode::Existing,
             _ => LogMode::Create,
         };
-        let opening = Opening { store: self.manifest.store, durable_lsn, mode };
+        let opening = Opening { store: self.manifest.store, durable_lsn, floors, mode };
         let opened = Log::open(Arc::clone(&self.disk), config, &opening)?;
         if !self.manifest.has_log && self.mode != DataMode::ReadOnly {
             // From now on a directory without a log is one that has lost it.

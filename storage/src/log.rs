@@ -29,6 +29,7 @@ mod thread;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -74,6 +75,10 @@ pub struct Opening {
     /// The number of a block that is known to have been durable, from the newest checkpoint; 0 if there is none. A
     /// log that ends before it is damaged, not torn.
     pub durable_lsn: u64,
+    /// Groups of which not everything need be given back: entries, decisions and notes at and below the index are
+    /// left out of [`Recovered`], as their checkpoint has them. Without it all that is kept is brought into memory.
+    /// [`LogReader`] reads them all the same.
+    pub floors: BTreeMap<Group, Index>,
     /// What is expected of the disk.
     pub mode: LogMode,
 }
@@ -111,7 +116,8 @@ pub enum Health {
 /// use std::sync::Arc;
 /// use quorate_storage::{Group, Log, LogConfig, LogMode, MemoryDisk, Opening, Record};
 ///
-/// let opening = Opening { store: [7; 16], durable_lsn: 0, mode: LogMode::Create };
+/// let floors = Default::default();
+/// let opening = Opening { store: [7; 16], durable_lsn: 0, floors, mode: LogMode::Create };
 /// let disk = Arc::new(MemoryDisk::new());
 /// let (mut log, found) = Log::open(disk, LogConfig::default(), &opening)?;
 /// assert!(found.is_empty());
@@ -149,6 +155,7 @@ pub struct Log {
     ends_closed: bool,
     closed: bool,
     read_only: bool,
+    flush_latency: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -246,6 +253,7 @@ impl Log {
             ends_closed: found.end.as_ref().is_some_and(|end| end.closed),
             closed: false,
             read_only,
+            flush_latency: found.flush_latency,
             config,
         };
         if !read_only {
@@ -271,6 +279,16 @@ impl Log {
     /// Number of the last block that is durable.
     pub fn durable_lsn(&self) -> u64 {
         self.next_lsn - 1
+    }
+
+    /// How long the disk took to flush one block when the log was opened; `None` if it was opened for reading only.
+    ///
+    /// A host should report it, and remark on one below about 30 us: a disk without power-loss protection that is so
+    /// fast says that bytes are stable which are not. Nothing that a program can ask will tell. With such a disk
+    /// a power cut can take what this log has reported as durable; a crash of the process or the system's alone cannot.
+    /// It decides nothing here, so that a run can be repeated.
+    pub fn flush_latency(&self) -> Option<Duration> {
+        self.flush_latency
     }
 
     /// The group that holds back the oldest segment, and how many bytes of segments are kept for it. A host that sees
@@ -571,8 +589,12 @@ impl Log {
 
     fn sync_block(&mut self) -> Result<Option<InFlight>, LogError> {
         let Some(block) = self.in_flight.take() else { return Ok(None) };
+        let start = self.flush_latency.is_none().then(Instant::now);
         if let Err(error) = self.active.file.sync() {
             return Err(self.shared.fault(&format!("sync a block: {error}")));
+        }
+        if let Some(start) = start {
+            self.flush_latency = Some(start.elapsed());
         }
         self.active.end += block.bytes.len() as u64;
         self.next_lsn = block.header.lsn + 1;

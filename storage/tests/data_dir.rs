@@ -1,5 +1,6 @@
 //! Whose data a directory holds, and what is refused.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -24,7 +25,7 @@ fn open(disk: &Arc<dyn Disk>, mode: DataMode) -> Result<DataDir, DataDirError> {
 fn set_up() -> Arc<dyn Disk> {
     let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
     let mut dir = open(&disk, DataMode::Create).unwrap();
-    let (mut log, _) = dir.open_log(LogConfig::small(), 0).unwrap();
+    let (mut log, _) = dir.open_log(LogConfig::small(), 0, BTreeMap::new()).unwrap();
     log.submit(Group::new(0), vec![(1, true, Record::State(Bytes::from("kept")))]).unwrap();
     log.close().unwrap();
     disk
@@ -46,7 +47,7 @@ fn what_was_set_up_is_found_again() {
     let mut dir = open(&disk, DataMode::Existing).unwrap();
     assert_eq!(dir.identity(), &identity());
     assert_eq!(dir.store(), [9; 16]);
-    let (_, found) = dir.open_log(LogConfig::small(), 0).unwrap();
+    let (_, found) = dir.open_log(LogConfig::small(), 0, BTreeMap::new()).unwrap();
     assert_eq!(found[&Group::new(0)].state, Some(Bytes::from("kept")));
     assert_eq!(DataDir::peek(&*disk).unwrap(), Some(identity()));
 }
@@ -130,7 +131,7 @@ fn a_power_cut_while_it_is_set_up_or_changed_leaves_it_usable() {
             disk.cut_at(cut);
             let run = || -> Result<(), DataDirError> {
                 let mut dir = open(&shared, DataMode::Create)?;
-                dir.open_log(LogConfig::small(), 0)?;
+                dir.open_log(LogConfig::small(), 0, BTreeMap::new())?;
                 dir.update_driver("raft")
             };
             let ran = run();
@@ -141,7 +142,7 @@ fn a_power_cut_while_it_is_set_up_or_changed_leaves_it_usable() {
             let wanted = Identity { driver: driver.to_owned(), ..identity() };
             let opened = DataDir::open(Arc::clone(&shared), &wanted, DataMode::Create, [9; 16]);
             let mut dir = opened.unwrap_or_else(|error| panic!("cut at {cut}, {keep:?}: {error}"));
-            dir.open_log(LogConfig::small(), 0)
+            dir.open_log(LogConfig::small(), 0, BTreeMap::new())
                 .unwrap_or_else(|error| panic!("cut at {cut}, {keep:?}: {error}"));
             if ran.is_ok() {
                 break;
@@ -154,12 +155,15 @@ fn a_power_cut_while_it_is_set_up_or_changed_leaves_it_usable() {
 fn a_read_only_file_system_is_named_and_can_be_read() {
     let disk = SimDisk::new(1);
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    open(&shared, DataMode::Create).unwrap().open_log(LogConfig::small(), 0).unwrap();
+    open(&shared, DataMode::Create)
+        .unwrap()
+        .open_log(LogConfig::small(), 0, BTreeMap::new())
+        .unwrap();
     disk.set_read_only(true);
     let error = open(&shared, DataMode::Create).unwrap_err();
     assert!(matches!(error, DataDirError::ReadOnly), "{error}");
     let mut dir = open(&shared, DataMode::ReadOnly).unwrap();
-    dir.open_log(LogConfig::small(), 0).unwrap();
+    dir.open_log(LogConfig::small(), 0, BTreeMap::new()).unwrap();
     assert!(matches!(dir.update_driver("raft"), Err(DataDirError::ReadOnly)));
 }
 
@@ -279,7 +283,7 @@ fn write_golden(path: &Path) {
     let mut dir = open(&disk, DataMode::Create).unwrap();
     let mut config = LogConfig::small();
     (config.segment_bytes, config.block_bytes_max) = (16 << 10, 8 << 10);
-    let (mut log, _) = dir.open_log(config, 0).unwrap();
+    let (mut log, _) = dir.open_log(config, 0, BTreeMap::new()).unwrap();
     for (seq, record) in (1..).zip(golden_records()) {
         log.submit(Group::new(0), vec![(seq, true, record)]).unwrap();
         log.commit().unwrap();
@@ -304,7 +308,8 @@ fn must_11_what_version_1_wrote_is_read() {
     let wanted = golden_checkpoint();
     assert_eq!(store.latest(), Some(wanted.meta.clone()));
     assert_eq!(store.verify().unwrap().machine.pairs, 2);
-    let (log, found) = dir.open_log(LogConfig::default(), wanted.meta.log_watermark).unwrap();
+    let (log, found) =
+        dir.open_log(LogConfig::default(), wanted.meta.log_watermark, BTreeMap::new()).unwrap();
     let records = golden_records();
     let entry = |at: usize| match &records[at] {
         Record::Put(entry) => entry.clone(),
@@ -329,6 +334,6 @@ fn must_11_what_version_1_wrote_is_read() {
 fn a_log_that_ends_before_what_a_checkpoint_saw_is_refused() {
     let disk = set_up();
     let mut dir = open(&disk, DataMode::Existing).unwrap();
-    let error = dir.open_log(LogConfig::small(), 1000).map(drop).unwrap_err();
+    let error = dir.open_log(LogConfig::small(), 1000, BTreeMap::new()).map(drop).unwrap_err();
     assert!(matches!(error, DataDirError::Log(LogError::Corrupt { .. })), "{error}");
 }

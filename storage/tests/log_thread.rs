@@ -13,7 +13,8 @@ use quorate_storage::{
 type Told = Result<Vec<(Group, Seq)>, LogError>;
 
 fn open(disk: Arc<dyn Disk>, config: LogConfig) -> Log {
-    let opening = Opening { store: [7; 16], durable_lsn: 0, mode: LogMode::Create };
+    let opening =
+        Opening { store: [7; 16], durable_lsn: 0, floors: BTreeMap::new(), mode: LogMode::Create };
     Log::open(disk, config, &opening).unwrap().0
 }
 

@@ -190,7 +190,7 @@ impl BlockHeader {
 }
 
 /// Where a record is: its run in a segment, and its place in the run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Loc {
     /// Number of the segment; 0 is none.
     pub(super) segment: u32,
@@ -477,6 +477,14 @@ pub(super) fn run_len(header: &[u8; RUN_HEADER]) -> usize {
     u32_at(header, 0) as usize
 }
 
+/// What is read of a record before it is decoded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RecordHeader {
+    pub(super) group: Group,
+    /// Index and tag, if the record is an entry.
+    pub(super) put: Option<(Index, Tag)>,
+}
+
 /// Walks the records of a checked run.
 #[derive(Debug)]
 pub(super) struct Records {
@@ -488,6 +496,36 @@ impl Records {
     pub(super) fn new(run: Bytes, at: usize) -> Self {
         Self { run, at }
     }
+
+    /// Where the next record is, and its header; `None` at the end of the run, or if the next record is not whole, which
+    /// decoding it will tell.
+    pub(super) fn peek(&self) -> Option<(u32, RecordHeader)> {
+        let rest = self.run.get(self.at..)?;
+        let (header, body) = rest.split_at_checked(RECORD_HEADER)?;
+        let (kind, tag_len) = (header[0], header[1] as usize);
+        let group = Group::new(u32_at(header, 4));
+        let body = body.get(..u32_at(header, 8) as usize)?;
+        let put = (kind == KIND_PUT).then(|| put_header_of(body, tag_len, header[2])).flatten();
+        Some((self.at as u32, RecordHeader { group, put }))
+    }
+
+    /// Goes on behind the record that was just seen.
+    pub(super) fn skip_seen(&mut self) {
+        self.at += RECORD_HEADER + u32_at(&self.run, self.at + 8) as usize;
+    }
+}
+
+/// Index and tag of an entry that [`decode`] takes.
+fn put_header_of(body: &[u8], tag_len: usize, flags: u8) -> Option<(Index, Tag)> {
+    if body.len() < 12 + tag_len || tag_len > 32 || flags > 2 {
+        return None;
+    }
+    if body.len() - 12 - tag_len < u32_at(body, 8) as usize {
+        return None;
+    }
+    let mut tag = Tag::ZERO;
+    tag.0[..tag_len].copy_from_slice(&body[12..12 + tag_len]);
+    Some((u64_at(body, 0), tag))
 }
 
 impl Iterator for Records {

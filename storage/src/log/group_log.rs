@@ -24,20 +24,27 @@ pub(super) struct GroupLog {
     live: VecDeque<(u32, u64)>,
 }
 
-/// What is known of an index.
+/// What is known of an index. There are as many as there are entries, so that what few of them have is apart.
 #[derive(Clone, Debug)]
 struct Slot {
-    /// Of the decided candidate, or of the first one.
-    tag: Tag,
-    /// Where that candidate is.
+    /// Where the decided candidate is, or the first one.
     put: Loc,
+    /// The tag of that candidate if only its first eight bytes are not zero, as with terms.
+    tag: [u8; 8],
+    extra: Option<Box<Extra>>,
+}
+
+/// What else can be known of an index.
+#[derive(Clone, Debug, Default)]
+struct Extra {
+    /// What follows the first eight bytes of the tag.
+    tag: [u8; 24],
     /// Where the decision is.
     decide: Loc,
     /// Whether the decision has a proof.
     proof: bool,
     /// The other candidates, in the order in which they were put.
-    #[expect(clippy::box_collection, reason = "nearly every slot has none, and there are many")]
-    more: Option<Box<Vec<(Tag, Loc)>>>,
+    more: Vec<(Tag, Loc)>,
 }
 
 /// Where the entry is that a reader wants.
@@ -49,16 +56,49 @@ pub(super) struct Found {
 }
 
 impl Slot {
-    const EMPTY: Self =
-        Self { tag: Tag::ZERO, put: Loc::NONE, decide: Loc::NONE, proof: false, more: None };
+    const EMPTY: Self = Self { put: Loc::NONE, tag: [0; 8], extra: None };
 
     fn is_empty(&self) -> bool {
-        self.put.is_none() && self.decide.is_none()
+        self.put.is_none() && self.decide().is_none()
+    }
+
+    fn tag(&self) -> Tag {
+        let mut tag = [0; 32];
+        tag[..8].copy_from_slice(&self.tag);
+        if let Some(extra) = &self.extra {
+            tag[8..].copy_from_slice(&extra.tag);
+        }
+        Tag(tag)
+    }
+
+    fn set_tag(&mut self, tag: &Tag) {
+        let (short, long) = tag.0.split_at(8);
+        self.tag.copy_from_slice(short);
+        if self.extra.is_some() || long != [0; 24] {
+            self.extra.get_or_insert_default().tag.copy_from_slice(long);
+        }
+    }
+
+    fn decide(&self) -> Loc {
+        self.extra.as_ref().map_or(Loc::NONE, |extra| extra.decide)
+    }
+
+    fn proof(&self) -> Option<Loc> {
+        self.extra.as_ref().filter(|extra| extra.proof).map(|extra| extra.decide)
+    }
+
+    fn more(&self) -> &[(Tag, Loc)] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.more)
     }
 
     fn candidates(&self) -> impl Iterator<Item = (Tag, Loc)> {
-        let one = (!self.put.is_none()).then_some((self.tag, self.put));
-        one.into_iter().chain(self.more.iter().flat_map(|more| more.iter().copied()))
+        let one = (!self.put.is_none()).then(|| (self.tag(), self.put));
+        one.into_iter().chain(self.more().iter().copied())
+    }
+
+    fn places(&self) -> impl Iterator<Item = Loc> {
+        let one = (!self.put.is_none()).then_some(self.put);
+        one.into_iter().chain(self.more().iter().map(|&(_, loc)| loc))
     }
 }
 
@@ -81,8 +121,8 @@ impl GroupLog {
 
     /// The last index that has a candidate; one below `first` if none has.
     pub(super) fn last(&self) -> Index {
-        let after = self.slots.iter().rev().skip_while(|slot| slot.put.is_none()).count();
-        self.first + after as u64 - 1
+        let after = self.slots.iter().rposition(|slot| !slot.put.is_none());
+        self.first + after.map_or(0, |at| at as u64 + 1) - 1
     }
 
     /// One above the last index of which anything but a note is known.
@@ -135,31 +175,30 @@ impl GroupLog {
     /// The decided candidate at an index or, if none is decided, the last one.
     pub(super) fn find(&self, index: Index) -> Option<Found> {
         let slot = self.slot(index)?;
-        let (_, put) = slot.candidates().last()?;
-        Some(Found { put, proof: slot.proof.then_some(slot.decide) })
+        Some(Found { put: slot.places().last()?, proof: slot.proof() })
     }
 
     /// Whether this is where a candidate is.
     pub(super) fn has(&self, index: Index, loc: Loc) -> bool {
-        self.slot(index).is_some_and(|slot| slot.candidates().any(|(_, put)| put == loc))
+        self.slot(index).is_some_and(|slot| slot.places().any(|put| put == loc))
     }
 
     /// The place of a candidate among those at its index.
     pub(super) fn ordinal(&self, index: Index, loc: Loc) -> usize {
         let slot = self.slot(index);
-        slot.and_then(|slot| slot.candidates().position(|(_, put)| put == loc)).unwrap_or(0)
+        slot.and_then(|slot| slot.places().position(|put| put == loc)).unwrap_or(0)
     }
 
     /// Candidates at an index, in the order in which they were put, and where its decision is.
     pub(super) fn records(&self, index: Index) -> (Vec<Loc>, Option<Loc>) {
         let Some(slot) = self.slot(index) else { return (Vec::new(), None) };
-        let decide = (!slot.decide.is_none()).then_some(slot.decide);
-        (slot.candidates().map(|(_, loc)| loc).collect(), decide)
+        let decide = Some(slot.decide()).filter(|decide| !decide.is_none());
+        (slot.places().collect(), decide)
     }
 
     /// Whether this is where the decision of an index is.
     pub(super) fn decides(&self, index: Index, loc: Loc) -> bool {
-        self.slot(index).is_some_and(|slot| slot.decide == loc)
+        self.slot(index).is_some_and(|slot| slot.decide() == loc)
     }
 
     /// Notes by index and then in their order.
@@ -174,7 +213,7 @@ impl GroupLog {
     /// Indexes of which something is in this segment.
     pub(super) fn indexes_in(&self, segment: u32, max: usize) -> Vec<Index> {
         let in_slot = |slot: &Slot| {
-            slot.decide.segment == segment || slot.candidates().any(|(_, l)| l.segment == segment)
+            slot.decide().segment == segment || slot.places().any(|loc| loc.segment == segment)
         };
         let slots = (self.first..).zip(&self.slots).filter(|(_, slot)| in_slot(slot));
         let mut indexes: Vec<Index> = slots.map(|(index, _)| index).take(max).collect();
@@ -233,10 +272,10 @@ impl GroupLog {
 
     pub(super) fn apply(&mut self, record: &Record, loc: Loc) {
         match record {
-            Record::Put(entry) => self.put(entry.index, entry.tag, loc),
+            Record::Put(entry) => self.put(entry.index, &entry.tag, loc),
             Record::Cut { from } => self.cut(*from),
             Record::Decide { index, tag, proof } => {
-                self.decide(*index, *tag, !proof.is_empty(), loc);
+                self.decide(*index, tag, !proof.is_empty(), loc);
             }
             Record::State(state) => self.state = Some(copy(state)),
             Record::Note { index, note } => {
@@ -256,23 +295,32 @@ impl GroupLog {
         }
     }
 
-    fn put(&mut self, index: Index, tag: Tag, loc: Loc) {
+    /// Notes where a candidate is.
+    pub(super) fn put(&mut self, index: Index, tag: &Tag, loc: Loc) {
+        if index == self.end() {
+            let mut slot = Slot { put: loc, ..Slot::EMPTY };
+            slot.set_tag(tag);
+            self.slots.push_back(slot);
+            self.add_live(loc.segment);
+            return;
+        }
         let Some(slot) = self.slot_mut(index) else { return };
-        if !slot.decide.is_none() && slot.tag != tag {
+        let same = slot.tag() == *tag;
+        if !slot.decide().is_none() && !same {
             // Another candidate is decided: this one is void already.
             return;
         }
         let old = if slot.put.is_none() {
-            slot.tag = tag;
+            slot.set_tag(tag);
             std::mem::replace(&mut slot.put, loc)
-        } else if slot.tag == tag {
+        } else if same {
             std::mem::replace(&mut slot.put, loc)
         } else {
-            let more = slot.more.get_or_insert_default();
-            match more.iter_mut().find(|(other, _)| *other == tag) {
+            let more = &mut slot.extra.get_or_insert_default().more;
+            match more.iter_mut().find(|(other, _)| other == tag) {
                 Some((_, old)) => std::mem::replace(old, loc),
                 None => {
-                    more.push((tag, loc));
+                    more.push((*tag, loc));
                     Loc::NONE
                 }
             }
@@ -281,22 +329,35 @@ impl GroupLog {
         self.drop_live(old.segment);
     }
 
-    fn decide(&mut self, index: Index, tag: Tag, proof: bool, loc: Loc) {
+    /// Whether a candidate with this tag is the only one at an index.
+    pub(super) fn is_only(&self, index: Index, tag: &Tag) -> bool {
+        let slot = self.slot(index).filter(|slot| !slot.put.is_none());
+        slot.is_some_and(|slot| slot.more().is_empty() && slot.tag() == *tag)
+    }
+
+    /// Where the first candidate at an index is.
+    pub(super) fn place(&self, index: Index) -> Option<Loc> {
+        self.slot(index)?.places().next()
+    }
+
+    fn decide(&mut self, index: Index, tag: &Tag, proof: bool, loc: Loc) {
         let Some(slot) = self.slot_mut(index) else { return };
-        if !slot.decide.is_none() && slot.tag != tag {
+        let same = slot.tag() == *tag;
+        if !slot.decide().is_none() && !same {
             // A decision is for ever; the engine that says otherwise is judged elsewhere.
             return;
         }
-        let old = std::mem::replace(&mut slot.decide, loc).segment;
-        slot.proof = proof;
         let mut void = Vec::new();
-        if slot.tag != tag || slot.more.is_some() {
-            let kept = slot.candidates().find(|(other, _)| *other == tag);
-            void.extend(slot.candidates().filter(|(other, _)| *other != tag).map(|(_, l)| l));
-            slot.tag = tag;
+        if !same || !slot.more().is_empty() {
+            let kept = slot.candidates().find(|(other, _)| other == tag);
+            void.extend(slot.candidates().filter(|(other, _)| other != tag).map(|(_, l)| l));
+            slot.set_tag(tag);
             slot.put = kept.map_or(Loc::NONE, |(_, put)| put);
-            slot.more = None;
         }
+        let extra = slot.extra.get_or_insert_default();
+        extra.more = Vec::new();
+        extra.proof = proof;
+        let old = std::mem::replace(&mut extra.decide, loc).segment;
         self.add_live(loc.segment);
         self.drop_live(old);
         for loc in void {
@@ -338,10 +399,10 @@ impl GroupLog {
         }
         let at = (index - self.first) as usize;
         let slot = std::mem::replace(&mut self.slots[at], Slot::EMPTY);
-        for (_, loc) in slot.candidates() {
+        for loc in slot.places() {
             self.drop_live(loc.segment);
         }
-        self.drop_live(slot.decide.segment);
+        self.drop_live(slot.decide().segment);
     }
 
     fn clear_notes(&mut self, index: Index) {
@@ -351,7 +412,7 @@ impl GroupLog {
     }
 
     fn is_decided(&self, index: Index) -> bool {
-        self.slot(index).is_some_and(|slot| !slot.decide.is_none())
+        self.slot(index).is_some_and(|slot| !slot.decide().is_none())
     }
 
     fn slot(&self, index: Index) -> Option<&Slot> {

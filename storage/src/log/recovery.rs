@@ -8,12 +8,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::format::{
-    BLOCK_HEADER, BlockHeader, BlockKind, HeaderError, Item, Loc, RUN_HEADER, Records, SECTOR,
-    SEGMENT_BYTES_MAX, SegmentHeader, VERSION, check_runs, run_len, seed,
+    BLOCK_HEADER, BlockHeader, BlockKind, HeaderError, Item, Loc, RUN_HEADER, RecordHeader,
+    Records, SECTOR, SEGMENT_BYTES_MAX, SegmentHeader, VERSION, check_runs, run_len, seed,
 };
 use super::group_log::GroupLog;
 use super::shared::Cache;
@@ -33,6 +34,8 @@ pub(super) struct Recovery {
     pub(super) leftovers: Vec<String>,
     pub(super) spares: Vec<String>,
     pub(super) next_spare: u64,
+    /// How long the sync of the last block took.
+    pub(super) flush_latency: Option<Duration>,
 }
 
 /// Where the next block goes.
@@ -73,8 +76,14 @@ pub(super) fn recover(
     let segments = names.segments.split_off(old);
     names.leftovers.extend(names.segments.iter().map(|&segment| segment_name(segment)));
 
-    let mut fold =
-        Fold { groups: BTreeMap::new(), cache: Cache::new(config.tail_cache_bytes), log_bytes: 0 };
+    let mut fold = Fold {
+        groups: BTreeMap::new(),
+        buildings: Vec::new(),
+        floors: &opening.floors,
+        cache: Cache::new(config.tail_cache_bytes),
+        log_bytes: 0,
+        free: BytesMut::new(),
+    };
     let mut files: BTreeMap<u32, Arc<dyn DiskFile>> = BTreeMap::new();
     let mut headers = Vec::new();
     for &segment in &segments {
@@ -116,11 +125,13 @@ pub(super) fn recover(
             });
         }
     }
+    let mut flush_latency = None;
     if let (Some(end), true) = (&end, opening.mode != LogMode::ReadOnly) {
-        rewrite_last_block(disk, &*files[&end.segment], end)
+        let took = rewrite_last_block(disk, &*files[&end.segment], end)
             .map_err(LogError::io("make its last block stable"))?;
+        flush_latency = Some(took);
     }
-    let Fold { groups, cache, .. } = fold;
+    let Fold { groups, buildings, cache, .. } = fold;
     let mut recovery = Recovery {
         groups: BTreeMap::new(),
         recovered: BTreeMap::new(),
@@ -130,8 +141,11 @@ pub(super) fn recover(
         leftovers: names.leftovers,
         spares: names.spares,
         next_spare: names.next_spare,
+        flush_latency,
     };
-    for (group, building) in groups {
+    let mut buildings: Vec<_> = buildings.into_iter().map(Some).collect();
+    for (group, at) in groups {
+        let building = buildings[at].take().expect("each group has its own");
         let (recovered, log) = building.recovered();
         recovery.recovered.insert(group, recovered);
         recovery.groups.insert(group, log);
@@ -143,8 +157,8 @@ pub(super) fn recover(
 ///
 /// An earlier process may have died before its sync, or its sync may have failed: then the system still shows what was
 /// written, and a further sync says that all is well although the disk has none of it. Only writing it again makes
-/// that sync true. Every block before the last was synced before the next one was written.
-fn rewrite_last_block(disk: &dyn Disk, file: &dyn DiskFile, end: &End) -> io::Result<()> {
+/// that sync true. Every block before the last was synced before the next one was written. Gives the time of that sync.
+fn rewrite_last_block(disk: &dyn Disk, file: &dyn DiskFile, end: &End) -> io::Result<Duration> {
     let mut offset = end.last_block;
     let mut bytes = vec![0; WINDOW_BYTES as usize];
     while offset < end.offset {
@@ -153,8 +167,11 @@ fn rewrite_last_block(disk: &dyn Disk, file: &dyn DiskFile, end: &End) -> io::Re
         file.write_at(offset, &bytes[..now])?;
         offset += now as u64;
     }
+    let start = Instant::now();
     file.sync()?;
-    disk.sync_dir(LOG_DIR)
+    let took = start.elapsed();
+    disk.sync_dir(LOG_DIR)?;
+    Ok(took)
 }
 
 /// The files of a log, by what they are for.
@@ -233,36 +250,85 @@ fn open_segment(
 
 /// What has been found so far.
 #[derive(Debug)]
-struct Fold {
-    groups: BTreeMap<Group, Building>,
+struct Fold<'a> {
+    /// Which of the buildings is of a group.
+    groups: BTreeMap<Group, usize>,
+    buildings: Vec<Building>,
+    floors: &'a BTreeMap<Group, Index>,
     cache: Cache,
     log_bytes: u64,
+    /// A window that nothing holds on to.
+    free: BytesMut,
+}
+
+impl Fold<'_> {
+    fn building(&mut self, group: Group) -> usize {
+        if let Some(&at) = self.groups.get(&group) {
+            return at;
+        }
+        let floor = self.floors.get(&group).copied().unwrap_or(0);
+        self.buildings.push(Building::new(floor));
+        self.groups.insert(group, self.buildings.len() - 1);
+        self.buildings.len() - 1
+    }
 }
 
 #[derive(Debug)]
 struct Building {
     log: GroupLog,
+    /// What is at or below this index is not given back.
+    floor: Index,
     /// Entries as they were found; those that are void by now are dropped now and then.
     entries: Vec<Entry>,
-    /// Where each of them is.
+    /// While it is so, entries came in the order of their indexes, one for each, and only trims made any void: where
+    /// they are need not be known.
+    in_order: bool,
+    /// Where each of them is, once they are not in order.
     places: Vec<Loc>,
     decided: Vec<(Loc, (Index, Tag, Bytes))>,
 }
 
 impl Building {
-    fn new() -> Self {
-        Self { log: GroupLog::new(), entries: Vec::new(), places: Vec::new(), decided: Vec::new() }
+    fn new(floor: Index) -> Self {
+        Self {
+            log: GroupLog::new(),
+            floor,
+            entries: Vec::new(),
+            in_order: true,
+            places: Vec::new(),
+            decided: Vec::new(),
+        }
     }
 
     fn add(&mut self, item: Item, loc: Loc) {
+        let in_order = match &item {
+            Item::Record(Record::Put(entry)) => entry.index >= self.log.end(),
+            Item::Record(Record::Cut { .. }) | Item::Renew { .. } => false,
+            Item::Record(Record::Decide { index, tag, .. }) => self.log.is_only(*index, tag),
+            Item::Record(
+                Record::State(_) | Record::Note { .. } | Record::Reset { .. } | Record::Trim { .. },
+            )
+            | Item::Head { .. } => true,
+        };
+        if self.in_order && !in_order {
+            self.note_places();
+        }
         self.log.apply_item(&item, loc);
         match item {
-            Item::Record(Record::Put(entry)) => {
+            Item::Record(Record::Put(entry)) if entry.index > self.floor => {
                 self.entries.push(entry);
-                self.places.push(loc);
+                if !self.in_order {
+                    self.places.push(loc);
+                }
             }
-            Item::Record(Record::Decide { index, tag, proof }) => {
+            Item::Record(Record::Decide { index, tag, proof }) if index > self.floor => {
                 self.decided.push((loc, (index, tag, proof)));
+            }
+            Item::Record(Record::Reset { .. }) => {
+                self.entries.clear();
+                self.places.clear();
+                self.decided.clear();
+                return;
             }
             _ => return,
         }
@@ -272,10 +338,21 @@ impl Building {
         }
     }
 
+    /// From now on entries may be void for other reasons than trims.
+    fn note_places(&mut self) {
+        self.drop_void();
+        let place = |entry: &Entry| self.log.place(entry.index).expect("it is not void");
+        self.places = self.entries.iter().map(place).collect();
+        self.in_order = false;
+    }
+
     fn drop_void(&mut self) {
-        let Self { log, entries, places, decided } = self;
+        let Self { log, entries, in_order, places, decided, .. } = self;
         let void = |(entry, loc): (&Entry, &Loc)| !log.has(entry.index, *loc);
-        if entries.iter().zip(&*places).any(void) {
+        if *in_order {
+            let trimmed = entries.partition_point(|entry| entry.index < log.first());
+            entries.drain(..trimmed);
+        } else if entries.iter().zip(&*places).any(void) {
             let both = std::mem::take(entries).into_iter().zip(std::mem::take(places));
             (*entries, *places) = both.filter(|(e, loc)| log.has(e.index, *loc)).unzip();
         }
@@ -284,7 +361,7 @@ impl Building {
 
     fn recovered(mut self) -> (Recovered, GroupLog) {
         self.drop_void();
-        let Self { log, mut entries, places, mut decided } = self;
+        let Self { log, floor, mut entries, places, mut decided, .. } = self;
         // Only rivals at one index, or what was copied forward, are out of order; most logs have neither.
         if !entries.is_sorted_by(|a, b| a.index < b.index) {
             let mut both: Vec<(Loc, Entry)> = places.into_iter().zip(entries).collect();
@@ -292,13 +369,14 @@ impl Building {
             entries = both.into_iter().map(|(_, entry)| entry).collect();
         }
         decided.sort_by_key(|(_, (index, ..))| *index);
+        let notes = log.notes().filter(|(index, _)| *index > floor);
         let recovered = Recovered {
             first: log.first(),
             reset: log.reset().cloned(),
             entries,
             decided: decided.into_iter().map(|(_, decided)| decided).collect(),
             state: log.state().cloned(),
-            notes: log.notes().map(|(index, note)| (index, note.clone())).collect(),
+            notes: notes.map(|(index, note)| (index, note.clone())).collect(),
         };
         (recovered, log)
     }
@@ -330,7 +408,7 @@ impl Scan<'_> {
         file: &dyn DiskFile,
         is_first: bool,
         before: Option<&End>,
-        fold: &mut Fold,
+        fold: &mut Fold<'_>,
     ) -> Result<Scanned, LogError> {
         let mut window = Window::new(self, file);
         let mut end = End {
@@ -385,24 +463,61 @@ impl Scan<'_> {
         &self,
         header: &BlockHeader,
         payload: &Bytes,
-        fold: &mut Fold,
+        fold: &mut Fold<'_>,
     ) -> Result<(), LogError> {
         let limit = fold.log_bytes / RUN_HEADER as u64 + GAP_MAX;
         let mut at = 0;
         let mut count = 0;
+        let mut last: Option<(Group, usize)> = None;
         while at < payload.len() {
             let run = u64::from(header.offset) + (BLOCK_HEADER + at) as u64;
             let len = run_len(payload[at..at + RUN_HEADER].try_into().expect("a checked run"));
             at += RUN_HEADER;
-            for record in Records::new(payload.slice(at..at + len), 0) {
-                let (place, group, item) = record.map_err(|what| self.corrupt(run, None, what))?;
+            let mut records = Records::new(payload.slice(at..at + len), 0);
+            loop {
+                let seen = records.peek();
+                let group = match seen {
+                    Some((_, seen)) => seen.group,
+                    None => match records.next() {
+                        None => break,
+                        Some(Err(what)) => return Err(self.corrupt(run, None, what)),
+                        Some(Ok(_)) => unreachable!("what can be decoded has a header"),
+                    },
+                };
                 count += 1;
-                let building = fold.groups.entry(group).or_insert_with(Building::new);
-                if let Some(index) = slot_of(&item)
-                    && index > building.log.first().saturating_add(limit)
-                {
+                let building = match last {
+                    Some((known, at)) if known == group => at,
+                    _ => fold.building(group),
+                };
+                last = Some((group, building));
+                let building = &mut fold.buildings[building];
+                let limit = building.log.first().saturating_add(limit);
+                let unreachable = |index: Index| {
                     let what = format!("a record has index {index}, which no log can reach");
-                    return Err(self.corrupt(run, Some(group), what));
+                    Err(self.corrupt(run, Some(group), what))
+                };
+                // An entry that nobody wants back is not made.
+                if let Some((place, RecordHeader { put: Some((index, tag)), .. })) = seen
+                    && index <= building.floor
+                    && (!building.in_order || index >= building.log.end())
+                {
+                    if index > limit {
+                        return unreachable(index);
+                    }
+                    let loc = Loc { segment: self.segment, run: run as u32, at: place };
+                    building.log.put(index, &tag, loc);
+                    records.skip_seen();
+                    continue;
+                }
+                let (place, _, item) = match records.next() {
+                    Some(Ok(found)) => found,
+                    Some(Err(what)) => return Err(self.corrupt(run, None, what)),
+                    None => unreachable!("a record has been seen"),
+                };
+                if let Some(index) = slot_of(&item)
+                    && index > limit
+                {
+                    return unreachable(index);
                 }
                 building.add(item, Loc { segment: self.segment, run: run as u32, at: place });
             }
@@ -495,7 +610,7 @@ impl<'a> Window<'a> {
     fn block(
         &mut self,
         offset: u64,
-        fold: &mut Fold,
+        fold: &mut Fold<'_>,
     ) -> Result<Result<(BlockHeader, Bytes), &'static str>, LogError> {
         if self.size.saturating_sub(offset) < SECTOR as u64 {
             return Ok(Err("the segment is full"));
@@ -504,6 +619,8 @@ impl<'a> Window<'a> {
         let Some(header) = BlockHeader::decode(self.scan.seed, offset, &sector) else {
             return Ok(Err("the header of a block is not valid"));
         };
+        // What is held of a window keeps it from being used again.
+        drop(sector);
         let bytes = header.block_bytes();
         if bytes > self.size - offset {
             return Ok(Err("a block is longer than its segment"));
@@ -513,15 +630,16 @@ impl<'a> Window<'a> {
         Ok(Ok((header, payload)))
     }
 
-    fn get(&mut self, offset: u64, len: u64, fold: &mut Fold) -> Result<Bytes, LogError> {
+    fn get(&mut self, offset: u64, len: u64, fold: &mut Fold<'_>) -> Result<Bytes, LogError> {
         if offset < self.from || offset + len > self.from + self.bytes.len() as u64 {
             self.flush(fold);
-            let mut bytes = vec![0; len.max(WINDOW_BYTES).min(self.size - offset) as usize];
+            let mut bytes = std::mem::take(&mut fold.free);
+            bytes.resize(len.max(WINDOW_BYTES).min(self.size - offset) as usize, 0);
             self.file
                 .read_at(offset, &mut bytes)
                 .map_err(LogError::io(format!("read segment {}", self.scan.segment)))?;
             self.from = offset;
-            self.bytes = Bytes::from(bytes);
+            self.bytes = bytes.freeze();
             (self.valid_from, self.valid_to) = (offset, offset);
         }
         let at = (offset - self.from) as usize;
@@ -533,10 +651,19 @@ impl<'a> Window<'a> {
         self.valid_to = offset;
     }
 
-    fn flush(&mut self, fold: &mut Fold) {
+    /// Ends the window. If entries in it are given back, they hold it, and it may as well serve readers; if not, it is used
+    /// again.
+    fn flush(&mut self, fold: &mut Fold<'_>) {
+        let bytes = match std::mem::take(&mut self.bytes).try_into_mut() {
+            Ok(free) => {
+                fold.free = free;
+                return;
+            }
+            Err(held) => held,
+        };
         if self.valid_to > self.valid_from {
             let (from, to) = (self.valid_from - self.from, self.valid_to - self.from);
-            let bytes = self.bytes.slice(from as usize..to as usize);
+            let bytes = bytes.slice(from as usize..to as usize);
             fold.cache.push(self.scan.segment, self.valid_from as u32, bytes);
             self.valid_from = self.valid_to;
         }

@@ -32,6 +32,7 @@ pub type OnDurable = Box<dyn Fn(Result<&[(Group, Seq)], &LogError>) + Send>;
 pub struct LogThread {
     shared: Arc<Queue>,
     reader: LogReader,
+    flush_latency: Option<Duration>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -100,7 +101,7 @@ impl LogThread {
             work: Condvar::new(),
             fill: Condvar::new(),
         });
-        let reader = log.reader();
+        let (reader, flush_latency) = (log.reader(), log.flush_latency());
         let spares = log.spares.clone();
         let queue = Arc::clone(&shared);
         let filler = std::thread::Builder::new()
@@ -118,12 +119,17 @@ impl LogThread {
                 return Err(error);
             }
         };
-        Ok(Self { shared, reader, threads: vec![writer, filler] })
+        Ok(Self { shared, reader, flush_latency, threads: vec![writer, filler] })
     }
 
     /// A reader of what is durable.
     pub fn reader(&self) -> LogReader {
         self.reader.clone()
+    }
+
+    /// As [`Log::flush_latency`].
+    pub fn flush_latency(&self) -> Option<Duration> {
+        self.flush_latency
     }
 
     /// How the log is.

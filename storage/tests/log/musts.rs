@@ -1,6 +1,6 @@
 //! What a log must do that others got wrong, each with its own test.
 //!
-//! The numbers are those of the list of failures in ARCHITECTURE.md; 6, 7 and 12 also have tests beside the checkpoints,
+//! The numbers are those of the list of failures in docs/decisions/0002-log.md; 6, 7 and 12 also have tests beside the checkpoints,
 //! 10 and 11 beside the data directory.
 
 use std::collections::BTreeMap;
@@ -733,4 +733,17 @@ fn must_14_what_no_segment_holds_is_refused_and_large_submissions_are_split() {
     }
     assert!(commits >= 60 * 600 / (4 << 10), "{commits}");
     assert_eq!(progress.acked, 60);
+}
+
+#[test]
+fn must_15_the_time_of_a_flush_is_known_when_a_log_is_open() {
+    let disk = SimDisk::new(1);
+    let (log, _) = open(&disk).unwrap();
+    assert!(log.flush_latency().is_some(), "of the first block of a new log");
+    drop(log);
+    let (log, _) = open(&disk).unwrap();
+    assert!(log.flush_latency().is_some(), "of the last block, written again");
+    drop(log);
+    let (log, _) = Log::open(Arc::new(disk), config(), &opening(LogMode::ReadOnly)).unwrap();
+    assert_eq!(log.flush_latency(), None, "nothing is flushed");
 }

@@ -1,13 +1,18 @@
 //! Any sequence of steps, crashes and reopens, against the model; and any bytes at all.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use quorate_storage::{Disk, Group, Keep, LogError, LogMode, MemoryDisk, OpenMode, SimDisk};
+use quorate_storage::{
+    Disk, Group, Keep, Log, LogError, LogMode, LogReader, MemoryDisk, OpenMode, Opening, Record,
+    Recovered, SimDisk,
+};
 
 use crate::model::Model;
-use crate::workload::{Progress, Step, config, open, opening};
+use crate::workload::{Progress, Step, config, open, opening, put, tag};
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -42,6 +47,32 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::Close),
         1 => keep.prop_map(Act::PowerCut),
     ]
+}
+
+/// Opens a copy of the log with each of some floors: what is above them is given back as without, and readers have it all.
+fn check_floors(disk: &SimDisk, found: &BTreeMap<Group, Recovered>, reader: LogReader) {
+    for up in [0, 1, 3, 100] {
+        let floors: BTreeMap<_, _> =
+            found.iter().map(|(&g, found)| (g, found.first + up)).collect();
+        let mut wanted = found.clone();
+        for (group, found) in &mut wanted {
+            let floor = floors[group];
+            found.entries.retain(|entry| entry.index > floor);
+            found.decided.retain(|(index, ..)| *index > floor);
+            found.notes.retain(|(index, _)| *index > floor);
+        }
+        let opening = Opening { floors, ..opening(LogMode::ReadOnly) };
+        let copy = Arc::new(disk.fork(Keep::All));
+        let (log, above) = Log::open(copy, config(), &opening).unwrap();
+        assert_eq!(above, wanted);
+        for (&group, found) in found {
+            let all = |reader: LogReader| {
+                let range = found.first..reader.last(group) + 1;
+                reader.read(group, range, usize::MAX).unwrap()
+            };
+            assert_eq!(all(log.reader()), all(reader.clone()));
+        }
+    }
 }
 
 proptest! {
@@ -81,6 +112,7 @@ proptest! {
                         disk.power_cut(keep);
                     }
                     let (again, found) = open(&disk).unwrap();
+                    check_floors(&disk, &found, again.reader());
                     let kept = progress.prefix(&found);
                     prop_assert!(kept.is_some(), "acked {} of {}", progress.acked, progress.submitted.len());
                     progress = progress.after_crash(kept.unwrap());
@@ -116,7 +148,7 @@ proptest! {
             let bytes = &bytes[..bytes.len().min(16_384 - at)];
             file.write_at(at as u64, bytes).unwrap();
         }
-        let opened = quorate_storage::Log::open(
+        let opened = Log::open(
             Arc::new(disk),
             config(),
             &opening(LogMode::Existing),
@@ -126,5 +158,22 @@ proptest! {
             Err(LogError::Corrupt { .. } | LogError::Newer { .. }) => {}
             Err(error) => prop_assert!(false, "{error}"),
         }
+    }
+}
+
+#[test]
+fn a_decision_for_another_candidate_voids_the_one_before() {
+    let disk = SimDisk::new(1);
+    let (mut log, _) = open(&disk).unwrap();
+    let mut progress = Progress::default();
+    let decide = |index, number| Record::Decide { index, tag: tag(number), proof: Bytes::new() };
+    let records =
+        [put(1, 1, 10), put(2, 1, 10), decide(1, 2), put(1, 2, 10), decide(3, 4), put(3, 4, 10)];
+    for record in records {
+        progress.submit(&mut log, Group::new(0), &[record], true).unwrap();
+        progress.commit(&mut log).unwrap();
+        let (again, found) = open(&disk.fork(Keep::All)).unwrap();
+        assert_eq!(progress.prefix(&found), Some(progress.submitted.len()));
+        check_floors(&disk, &found, again.reader());
     }
 }

@@ -14,7 +14,7 @@ use crate::model::Model;
 pub(crate) const STORE: [u8; 16] = *b"a store of tests";
 
 pub(crate) fn opening(mode: LogMode) -> Opening {
-    Opening { store: STORE, durable_lsn: 0, mode }
+    Opening { store: STORE, durable_lsn: 0, floors: BTreeMap::new(), mode }
 }
 
 /// Segments of 16 KiB, so that a few records fill one.
