@@ -128,7 +128,8 @@ async fn measure() {
         ("beginning a checkpoint", begin),
     ] {
         times.sort_unstable();
-        let at = |share: f64| times.get((times.len() as f64 * share) as usize).or(times.last());
+        let at =
+            |share: f64| times.get((times.len() as f64 * share) as usize).or_else(|| times.last());
         let shown = [at(0.5), at(0.999), times.last()]
             .map(|time| format!("{:?}", time.copied().unwrap_or_default()));
         println!("| {what} | {} | {} |", times.len(), shown.join(" | "));
