@@ -18,7 +18,6 @@ mod history;
 mod log_clock;
 mod pool;
 mod reads;
-mod session_hasher;
 mod sessions;
 mod state;
 mod stores;

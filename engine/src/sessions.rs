@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec;
 use crate::history::PayloadHash;
-use crate::session_hasher::SessionHash;
 use crate::verdict::Verdict;
 
 /// Limits of a session table. They are part of replicated state's rules: all nodes of a group use the same.
@@ -50,7 +49,8 @@ impl Default for SessionLimits {
 #[derive(Debug)]
 pub(crate) struct Sessions {
     limits: SessionLimits,
-    table: HashMap<SessionId, Kept, SessionHash>,
+    /// Found by a hash that is keyed at random, since clients choose the ids.
+    table: HashMap<SessionId, Kept, foldhash::fast::RandomState>,
     /// A moment for each session at which to look whether it has ended; never after its end. Moved only when it is
     /// reached, so that a busy session costs nothing here.
     looks: BTreeSet<(LogTime, SessionId)>,
