@@ -84,24 +84,43 @@ pub(crate) enum Output {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Propose the lines of a file, each once; a killed import goes on where it stopped
+    #[command(after_help = IMPORT_HELP)]
     Import(ImportArgs),
     /// Print the live keys as lines that `import` reads
     Export(ExportArgs),
     /// Read and write single keys
-    #[command(subcommand)]
+    #[command(subcommand, after_help = KV_HELP)]
     Kv(KvCommand),
     /// Look at the configuration without starting anything
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Check every stored record and checkpoint, without writing
+    /// Check every stored record and checkpoint, without writing; stop the node first
     Verify,
-    /// Open the node and print what it knows of itself
+    /// Open the node and print what it knows of itself; not while another process has it open
     Status,
 }
 
+/// The form of the lines, and what a stop means.
+const IMPORT_HELP: &str = "\
+Lines:
+  {\"org\":\"acme\",\"ns\":\"users\",\"op\":\"put\",\"key\":\"7\",\"text\":\"Ada\"}
+  {\"org\":\"acme\",\"ns\":\"users\",\"op\":\"put\",\"key\":\"8\",\"val\":\"/wA=\"}    val: the value in base64
+  {\"org\":\"acme\",\"ns\":\"users\",\"op\":\"del\",\"key\":\"7\"}
+
+It may be stopped at any time, by ^C or a kill: the same command goes on from there, as long as the file
+is the same. A file that has changed, or was imported to its end, is imported from its first line.";
+
+/// What single keys look like.
+const KV_HELP: &str = "\
+Examples:
+  quorate kv put acme/users 7 Ada
+  quorate kv get acme/users 7
+  quorate kv list acme/users --prefix 7 --limit 10
+  quorate kv put acme/users -- -7 -Ada          after -- nothing is taken for an option";
+
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// Lines of {"org","ns","op":"put"|"del","key","val"}; `text` in place of `val` is UTF-8 in place of base64
+    /// One JSON object on each line; see below
     pub(crate) file: PathBuf,
     /// Propose at most this many frames a second
     #[arg(long, value_name = "FRAMES", value_parser = clap::value_parser!(u64).range(1..))]
@@ -125,16 +144,16 @@ pub(crate) struct ExportArgs {
 pub(crate) enum KvCommand {
     /// Print the value of a key; its revision goes to standard error
     Get {
-        /// ORG/NAMESPACE
-        #[arg(value_parser = shard)]
+        /// Organisation and namespace
+        #[arg(value_name = "ORG/NS", value_parser = shard)]
         shard: ShardKey,
         /// The key
         key: String,
     },
-    /// Set a key, and print its revision
+    /// Set a key, and print its revision: how many changes its namespace has had
     Put {
-        /// ORG/NAMESPACE
-        #[arg(value_parser = shard)]
+        /// Organisation and namespace
+        #[arg(value_name = "ORG/NS", value_parser = shard)]
         shard: ShardKey,
         /// The key
         key: String,
@@ -143,16 +162,16 @@ pub(crate) enum KvCommand {
     },
     /// Delete a key, and print the revision of that
     Del {
-        /// ORG/NAMESPACE
-        #[arg(value_parser = shard)]
+        /// Organisation and namespace
+        #[arg(value_name = "ORG/NS", value_parser = shard)]
         shard: ShardKey,
         /// The key
         key: String,
     },
     /// Print keys in order: key, revision and value, with tabs between them
     List {
-        /// ORG/NAMESPACE
-        #[arg(value_parser = shard)]
+        /// Organisation and namespace
+        #[arg(value_name = "ORG/NS", value_parser = shard)]
         shard: ShardKey,
         /// Only keys that begin like this
         #[arg(long, default_value = "")]

@@ -62,14 +62,17 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Bad lines that are shown; the rest are counted.
 const BAD_SHOWN_MAX: usize = 100;
 
+/// What cannot be read again cannot be resumed.
+const NOT_A_FILE: &str = "only a regular file can be imported, since it is read again when the import goes on after a \
+                          kill; save the lines to a file first";
+
 pub(crate) async fn run(
     config: Config,
     arguments: &ImportArgs,
     output: Output,
 ) -> Result<Exit, Failure> {
     // A file that cannot be read should not cost an empty data directory.
-    File::open(&arguments.file)
-        .map_err(|error| Failure::usage(format!("{}: {error}", arguments.file.display())))?;
+    check(&arguments.file)?;
     let data_dir = config.node.data_dir.clone();
     let node = open::open(config).await?;
     let imported = import(node.replicator(), &data_dir, arguments).await;
@@ -78,6 +81,22 @@ pub(crate) async fn run(
         Ok(if summary.is_clean() { Exit::Done } else { Exit::Problems })
     });
     open::close(&node, result).await
+}
+
+/// Whether this can be an input.
+fn check(file: &Path) -> Result<(), Failure> {
+    let problem =
+        |problem: &dyn std::fmt::Display| Failure::usage(format!("{}: {problem}", file.display()));
+    if file.as_os_str() == "-" {
+        return Err(problem(&NOT_A_FILE));
+    }
+    let metadata = File::open(file).and_then(|file| file.metadata());
+    let metadata = metadata.map_err(|error| problem(&error))?;
+    match (metadata.is_dir(), metadata.is_file()) {
+        (true, _) => Err(problem(&std::io::Error::from(std::io::ErrorKind::IsADirectory))),
+        (false, false) => Err(problem(&NOT_A_FILE)),
+        (false, true) => Ok(()),
+    }
 }
 
 /// Imports a file. The summary says how it went line by line; the error says why it could not go on.

@@ -52,15 +52,23 @@ fn as_text(status: &Status, data_dir: &str) -> String {
         health(&status.health)
     );
     for group in &status.groups {
+        let checkpoint = match group.checkpoint {
+            0 => "none yet".into(),
+            index => format!("at {index}"),
+        };
         text += &format!(
-            "\n{}           {:?}: applied {}, committed {}, log from {}, checkpoint at {}, log time {}, sessions {}\
-             \n             history {}",
-            group.group,
-            group.role,
+            "\n\ngroup        {}, {}\
+             \napplied      {} of {} committed batches\
+             \nlog          from {}\
+             \ncheckpoint   {checkpoint}\
+             \nlog time     {}\
+             \nsessions     {}\
+             \nhistory      {}",
+            group.group.number(),
+            format!("{:?}", group.role).to_lowercase(),
             group.applied,
             group.committed,
             group.log_first,
-            group.checkpoint,
             group.log_time,
             group.sessions,
             hex(&group.history),
@@ -74,7 +82,7 @@ pub(crate) fn health(health: &Health) -> String {
     match health {
         Health::Ready => "ready".into(),
         Health::Waiting { reason } => format!("waiting: {reason}"),
-        Health::StorageFull => "disk full".into(),
+        Health::StorageFull => "disk full: reads are served, proposals are refused".into(),
         Health::Closed => "closed".into(),
         Health::Faulted { cause } => format!("faulted: {cause}"),
         _ => "unknown".into(),

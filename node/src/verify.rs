@@ -31,18 +31,22 @@ pub(crate) fn run(config: &Config, output: Output) -> Result<Exit, Failure> {
             })
         },
         || {
+            let checkpoint = match report.checkpoint {
+                0 => "none yet".into(),
+                index => {
+                    let digest = hex(&report.checkpoint_digest);
+                    format!("at {index}, {} pairs, digest {digest}", report.checkpoint_pairs)
+                }
+            };
             format!(
                 "everything stored is whole\n\
                  log          {} entries from {}\n\
-                 checkpoint   at {}, {} pairs, digest {}\n\
+                 checkpoint   {checkpoint}\n\
                  applied      {}\n\
                  history      {}\n\
                  sessions     {}",
                 report.log_entries,
                 report.log_first,
-                report.checkpoint,
-                report.checkpoint_pairs,
-                hex(&report.checkpoint_digest),
                 report.applied,
                 hex(&report.history),
                 report.sessions,

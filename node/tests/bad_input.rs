@@ -136,7 +136,10 @@ fn config_check_finds_what_opening_would() {
 fn a_wrong_input_file_or_value_is_refused() {
     let place = with_a_key();
     refused(&place.import(Path::new("missing.ndjson"), &[]), 2, &["missing.ndjson: No such file"]);
-    refused(&place.import(place.path("").as_path(), &[]), 2, &["Is a directory"]);
+    refused(&place.import(place.path("").as_path(), &[]), 2, &["is a directory"]);
+    for unseekable in ["-", "/dev/null"] {
+        refused(&place.import(Path::new(unseekable), &[]), 2, &["only a regular file"]);
+    }
 
     let frame = |field: &str, value: &str| {
         format!(
