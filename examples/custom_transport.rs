@@ -1,4 +1,4 @@
-//! A transport of one's own in a hundred lines, judged by the public suite: `cargo run --example custom_transport`.
+//! A transport of one's own, judged by the public suite: `cargo run --example custom_transport`.
 //!
 //! It joins nodes of one process by bounded tokio channels: one queue and one task for each sender and channel, so that a
 //! slow receiver holds up nothing else. What is left to do for a real network is the wire between the two.

@@ -5,6 +5,7 @@ mod engines;
 use std::panic::catch_unwind;
 
 use engines::alone::{self, Fault};
+use engines::primary;
 use quorate_conformance::EngineFactory;
 use quorate_conformance::engine::{CASES, engine};
 
@@ -47,6 +48,34 @@ const PLANTED_ALONE: &[(Fault, &str)] = &[
 fn each_fault_of_an_engine_for_one_node_is_caught_and_named() {
     for (fault, words) in PLANTED_ALONE {
         caught(alone::Factory(*fault), fault, words);
+    }
+}
+
+#[test]
+fn engines_for_several_nodes_that_keep_the_contract_pass() {
+    for nodes in [3, 5] {
+        assert_eq!(engine(primary::Factory(primary::Fault::None, nodes)), CASES);
+    }
+}
+
+/// As above, for three nodes.
+const PLANTED_AMONG_THREE: &[(primary::Fault, &str)] = &[
+    (primary::Fault::AcksBeforeDurable, "R3: a batch is delivered when it is durable"),
+    (primary::Fault::DecidesAlone, "R3: a batch is delivered when it is durable"),
+    (primary::Fault::NeverCuts, "R3: a batch is delivered when it is durable"),
+    (primary::Fault::ReadsLocally, "a read sees all that was delivered anywhere"),
+    (primary::Fault::ReadsTooEarly, "a read sees all that was delivered anywhere"),
+    (primary::Fault::NeverResends, "all that is decided is delivered at every node"),
+    (primary::Fault::InstallsWithoutReset, "R5: an install waits until the reset"),
+    (primary::Fault::SendsNoCheckpoint, "R6: a snapshot is a checkpoint that was stored"),
+    (primary::Fault::SendsAfterNoWrite, "R2: a send waits for a write that was made"),
+    (primary::Fault::RewritesNotes, "R7: notes are never written again at open"),
+];
+
+#[test]
+fn each_fault_of_an_engine_for_several_nodes_is_caught_and_named() {
+    for (fault, words) in PLANTED_AMONG_THREE {
+        caught(primary::Factory(*fault, 3), fault, words);
     }
 }
 
