@@ -1,12 +1,14 @@
 //! The thread that owns a core: it takes what has arrived, lets the core turn, and does what the core wants.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quorate_engine::engine::LogWrite;
 use quorate_engine::{
-    Answer, CheckpointJob, Effects, Fetch, FetchFor, Fetched, HashedFrame, HostCore, SubscriptionId,
+    Answer, CheckpointJob, Effects, Fetch, FetchFor, Fetched, HashedFrame, HostCore,
+    SubscriptionId, panic_words,
 };
 use quorate_replicator::{Clock, Consistency, Cursor, FrameId, GroupStatus, Health, Scope};
 use quorate_storage::{Group, Seq};
@@ -97,8 +99,21 @@ pub(crate) struct EngineThread {
 }
 
 impl EngineThread {
-    /// Runs until it is told to close.
-    pub(crate) fn run(mut self) {
+    /// Runs until it is told to close. A panic here is a bug of the host: the node counts as stopped, and nobody waits
+    /// for a thread that is gone.
+    pub(crate) fn run(self) {
+        let shared = Arc::clone(&self.shared);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.serve())) {
+            let cause =
+                format!("the engine thread panicked: {}; this is a bug", panic_words(&*panic));
+            shared.seen().health = Health::Faulted { cause: cause.clone() };
+            drop(shared.inbox.close());
+            shared.listeners.end();
+            shared.closed.send_replace(Some(Err(cause)));
+        }
+    }
+
+    fn serve(mut self) {
         let mut commands = Vec::new();
         let mut effects = Effects::default();
         let mut closing = false;
@@ -183,8 +198,27 @@ impl EngineThread {
         *self.shared.seen() = Seen { health, group: self.core.status() };
     }
 
+    /// What the core wants and a node without peers cannot do. It must not be dropped silently: an engine that asks for
+    /// it would wait for ever.
+    fn cannot(effects: &Effects<Waiters>) -> Option<&'static str> {
+        if !effects.sends.is_empty() {
+            Some("sends messages to other nodes")
+        } else if !effects.snapshots.is_empty() || effects.install.is_some() {
+            Some("sends or installs snapshots")
+        } else {
+            None
+        }
+    }
+
     /// Does what the core wants; true if the core must turn at once, because the log failed.
     fn perform(&mut self, effects: &mut Effects<Waiters>) -> bool {
+        if let Some(what) = Self::cannot(effects) {
+            let driver = self.core.driver();
+            self.core.fail(
+                format!("driver {driver} {what}, and this host serves engines of one node"),
+                effects,
+            );
+        }
         self.backlog.extend(effects.writes.drain(..));
         let failed = self.write();
         for answer in effects.answers.drain(..) {

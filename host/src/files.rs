@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use quorate_engine::{Stores, StoresConfig};
-use quorate_replicator::{Durability, Env, OpenError, SessionId};
+use quorate_replicator::{Durability, Env, OpenError, SessionId, limits};
 use quorate_storage::{
     CheckpointStore, DataDir, DataMode, Disk, Group, Health, Identity, Log, LogError, LogThread,
     MemoryDisk, OnDurable, RealDisk, Record, Seq,
@@ -15,6 +15,9 @@ use crate::inbox::Inbox;
 
 /// The only group of a node.
 const GROUP: Group = Group::new(0);
+
+/// A record fills at most half a segment, and the largest batch is a full one and a largest frame.
+const SEGMENT_BYTES_MIN: u64 = 2 * (limits::MESSAGE_BYTES_MAX as u64 + (64 << 10));
 
 /// The files of a running node.
 #[derive(Debug)]
@@ -40,6 +43,14 @@ pub(crate) fn open(
     env: &Env,
     mode: DataMode,
 ) -> Result<Stores, OpenError> {
+    let segment = config.log.segment_bytes;
+    if segment < SEGMENT_BYTES_MIN {
+        return Err(OpenError::Config {
+            problem: format!(
+                "log segments of {segment} bytes cannot hold the largest batch; use at least {SEGMENT_BYTES_MIN}"
+            ),
+        });
+    }
     let disk: Arc<dyn Disk> = match (env.durability, &config.disk) {
         (Durability::Memory, _) => Arc::new(MemoryDisk::new()),
         (Durability::Disk, Some(disk)) => Arc::clone(disk),

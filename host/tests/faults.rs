@@ -25,7 +25,7 @@ async fn open(disk: &SimDisk) -> Arc<dyn Replicator> {
     let mut config = HostConfig::default();
     config.disk = Some(Arc::new(disk.clone()));
     config.log = LogConfig::default();
-    config.log.segment_bytes = 1 << 20;
+    config.log.segment_bytes = 8 << 20;
     config.log.block_bytes_max = 64 << 10;
     let env = Env::new(NodeId::new(1), "unused", Arc::new(MonotonicClock::new()), 1);
     let hosted = Hosted::new(Local, config);

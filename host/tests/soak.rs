@@ -150,7 +150,7 @@ async fn open(
     // Checkpoints come often, and what subscribers may need stays.
     config.checkpoint.log_bytes = 2 << 20;
     config.retain = Retain { bytes: u64::MAX, ..config.retain };
-    config.log.segment_bytes = 4 << 20;
+    config.log.segment_bytes = 8 << 20;
     config.log.block_bytes_max = 1 << 20;
     config.disk = disk.map(|disk| Arc::new(disk.clone()) as _);
     let hosted = Hosted::new(Local, config);
