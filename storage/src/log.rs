@@ -167,11 +167,19 @@ struct Active {
     end: u64,
 }
 
+/// What was submitted together, as it came.
 #[derive(Debug)]
 struct Pending {
     group: Group,
-    seq: Seq,
-    record: Record,
+    writes: Vec<(Seq, bool, Record)>,
+    /// How many of the writes are durable.
+    done: usize,
+}
+
+impl Pending {
+    fn rest(&self) -> &[(Seq, bool, Record)] {
+        &self.writes[self.done..]
+    }
 }
 
 /// A block that is written and not yet synced.
@@ -322,9 +330,9 @@ impl Log {
         let (bytes, end) = self.admit(group, &writes)?;
         self.ends.insert(group, end);
         self.pending_bytes += bytes;
-        for (seq, flush, record) in writes {
-            self.wants_flush |= flush;
-            self.pending.push_back(Pending { group, seq, record });
+        self.wants_flush |= writes.iter().any(|&(_, flush, _)| flush);
+        if !writes.is_empty() {
+            self.pending.push_back(Pending { group, writes, done: 0 });
         }
         Ok(())
     }
@@ -435,8 +443,12 @@ impl Log {
         self.make_room(BLOCK_HEADER + bytes, DATA_LEAVES)?;
         self.begin_block(BLOCK_HEADER + bytes);
         let mut locs = Vec::with_capacity(count);
-        for pending in self.pending.iter().take(count) {
-            locs.push(self.builder.record(pending.group, &pending.record));
+        for pending in &self.pending {
+            let now = pending.rest().iter().take(count - locs.len());
+            locs.extend(now.map(|(_, _, record)| self.builder.record(pending.group, record)));
+            if locs.len() == count {
+                break;
+            }
         }
         self.write_block(BlockKind::Data, locs, bytes)?;
         Ok(true)
@@ -453,23 +465,28 @@ impl Log {
         let mut durable: Vec<(Group, Seq)> = Vec::new();
         let mut state = self.shared.state();
         let state = &mut *state;
-        let count = block.locs.len();
-        let mut done = self.pending.drain(..count).zip(&block.locs).peekable();
-        while let Some((first, loc)) = done.next() {
-            let group = first.group;
+        let mut locs = &block.locs[..];
+        while let Some(pending) = self.pending.front_mut()
+            && !locs.is_empty()
+        {
+            let group = pending.group;
+            let (now, later) = locs.split_at(pending.rest().len().min(locs.len()));
             let log = state.groups.entry(group).or_insert_with(group_log::GroupLog::new);
-            log.apply(&first.record, *loc);
-            let mut seq = first.seq;
-            while let Some((next, loc)) = done.next_if(|(next, _)| next.group == group) {
-                log.apply(&next.record, *loc);
-                seq = next.seq;
+            for ((_, _, record), loc) in pending.rest().iter().zip(now) {
+                log.apply(record, *loc);
             }
+            pending.done += now.len();
+            locs = later;
+            let seq = pending.writes[pending.done - 1].0;
             match durable.iter_mut().find(|(known, _)| *known == group) {
                 Some((_, known)) => *known = seq,
                 None => durable.push((group, seq)),
             }
+            if pending.rest().is_empty() {
+                self.pending.pop_front();
+            }
         }
-        drop(done);
+        assert!(locs.is_empty(), "what was written had been submitted");
         state.durable_lsn = block.header.lsn;
         let bytes = Bytes::from(block.bytes);
         let free = state.cache.push(self.active.segment, block.header.offset, bytes);
@@ -485,11 +502,12 @@ impl Log {
     /// How many of the pending records go into the next block, and about how many bytes they take.
     fn next_block(&self) -> (usize, usize) {
         if self.pending_bytes <= self.config.block_bytes_max {
-            return (self.pending.len(), self.pending_bytes);
+            let count = self.pending.iter().map(|pending| pending.rest().len()).sum();
+            return (count, self.pending_bytes);
         }
         let (mut count, mut all) = (0, 0);
-        for pending in &self.pending {
-            let bytes = record_bytes(&pending.record);
+        for (_, _, record) in self.pending.iter().flat_map(|pending| pending.rest()) {
+            let bytes = record_bytes(record);
             if count > 0 && all + bytes > self.config.block_bytes_max {
                 break;
             }

@@ -394,9 +394,11 @@ fn put_record(bytes: &mut Vec<u8>, group: Group, record: &Record) {
             fixed[12..20].copy_from_slice(&entry.index.to_le_bytes());
             fixed[20..24].copy_from_slice(&(entry.head.len() as u32).to_le_bytes());
             bytes.extend_from_slice(&fixed);
-            bytes.extend_from_slice(tag);
-            bytes.extend_from_slice(&entry.head);
-            bytes.extend_from_slice(body);
+            for part in [tag, &entry.head, body] {
+                if !part.is_empty() {
+                    bytes.extend_from_slice(part);
+                }
+            }
         }
         Record::Cut { from } => {
             put_header(bytes, KIND_CUT, 0, 0, group, 8);
