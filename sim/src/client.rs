@@ -61,6 +61,15 @@ impl Client {
             opening.call = Some(call);
             return Some(opening.frame.clone());
         }
+        if self.open.is_empty() && self.next > 1 && rng.u8(..20) == 0 {
+            let frame = Frame::close_session(self.session(), shard);
+            self.open.insert(FrameId::CLOSE, Open { frame, call: None, unknown: false });
+        }
+        if self.open.contains_key(&FrameId::CLOSE) {
+            // Nothing else is proposed until the session has ended.
+            let idle = self.open[&FrameId::CLOSE].call.is_none();
+            return idle.then(|| self.attempt(FrameId::CLOSE, call));
+        }
         let waiting: Vec<u64> = self
             .open
             .iter()
@@ -152,6 +161,9 @@ impl Client {
                 self.opened |= serial == FrameId::OPEN;
                 self.answered += 1;
                 self.open.remove(&serial);
+                if serial == FrameId::CLOSE {
+                    self.renew();
+                }
             }
             Ok(Decision::Reject(Rejection::Expired)) => {
                 self.open.remove(&serial);

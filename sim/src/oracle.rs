@@ -48,8 +48,8 @@ impl Oracle {
 
     /// A frame was accepted, for the first time or again.
     pub(crate) fn accepted(&mut self, id: FrameId, commit: &Commit) -> Checked {
-        if id.serial == FrameId::OPEN {
-            // A session that had ended is opened anew, at another place.
+        if id.serial == FrameId::OPEN || id.serial == FrameId::CLOSE {
+            // A session that had ended is opened anew, at another place, and what ends one is not given to subscribers.
             return Ok(());
         }
         let reply = commit.reply.bytes().cloned();
