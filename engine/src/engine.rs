@@ -19,7 +19,7 @@
 //! - **R4** [`Input::Applied`] follows every delivered batch and every install, in order.
 //! - **R5** Snapshot bytes durable, then [`Input::SnapshotStaged`], then the reset durable, then the install applied.
 //! - **R6** A checkpoint at an index carries the mark that was delivered with that index. Only the engine emits
-//!   [`Record::Trim`](quorate_storage::Record::Trim), after [`Input::Checkpointed`], never above what it allows.
+//!   [`Record::Trim`], after [`Input::Checkpointed`], never above what it allows.
 //! - **R7** At open the engine delivers again all that is decided after the checkpoint, with `after = 0`, and never
 //!   rewrites notes: a torn rewrite would forget votes.
 //! - **R8** A frame leaves the pool of those on offer when its batch is delivered, not when it is applied.

@@ -11,10 +11,10 @@ use quorate_engine::{
     SubscriptionId, panic_words,
 };
 use quorate_replicator::{Clock, Consistency, Cursor, FrameId, GroupStatus, Health, Scope};
-use quorate_storage::{Group, Seq};
+use quorate_storage::{Group, LogError, Seq};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::files::{Files, LogSide};
+use crate::files::Files;
 use crate::inbox::Inbox;
 use crate::listeners::Listeners;
 use crate::waiters::{News, Subscriber, Waiters};
@@ -95,6 +95,9 @@ pub(crate) struct EngineThread {
     pub(crate) subscribers: HashMap<SubscriptionId, mpsc::UnboundedSender<News>>,
     /// Writes that the log had no room for, in order. The engine's window bounds them.
     pub(crate) backlog: VecDeque<LogWrite>,
+    /// The log refused a write for want of space.
+    pub(crate) no_room: bool,
+    /// What the core was told of the disk.
     pub(crate) full: bool,
 }
 
@@ -134,7 +137,8 @@ impl EngineThread {
                 Some(Duration::ZERO)
             } else {
                 let wake = self.core.wake_at(now).map(|at| at.saturating_sub(self.clock.now()));
-                if self.full {
+                // Nobody wakes this thread when there is room again.
+                if self.full || !self.backlog.is_empty() {
                     Some(wake.map_or(ROOM_AGAIN_AFTER, |wake| wake.min(ROOM_AGAIN_AFTER)))
                 } else {
                     wake
@@ -175,9 +179,9 @@ impl EngineThread {
         }
     }
 
-    /// Tells the core whether the log has room, and gives the log what it had none for.
+    /// Tells the core whether the disk has room for what may come.
     fn look_for_room(&mut self, effects: &mut Effects<Waiters>) {
-        let full = self.files.log.is_full() || !self.backlog.is_empty();
+        let full = self.no_room || self.files.log.is_full();
         if full != self.full {
             self.full = full;
             self.core.storage_full(full, effects);
@@ -255,8 +259,13 @@ impl EngineThread {
         }
         let writes: Vec<_> =
             self.backlog.iter().map(|w| (w.seq, w.flush, w.record.clone())).collect();
-        if self.files.log.submit(self.group, writes)? {
-            self.backlog.clear();
+        self.no_room = false;
+        match self.files.log.try_submit(self.group, writes) {
+            Ok(()) => self.backlog.clear(),
+            Err(LogError::Full) => self.no_room = true,
+            // It is taken when what is queued before it has become durable.
+            Err(LogError::Overloaded { .. }) => {}
+            Err(error) => return Err(error.to_string()),
         }
         Ok(())
     }
@@ -308,21 +317,5 @@ impl EngineThread {
         }
         shared.listeners.end();
         shared.closed.send_replace(Some(outcome));
-    }
-}
-
-impl LogSide {
-    /// Gives the log writes; false if it has no room for them now and took none.
-    fn submit(
-        &mut self,
-        group: Group,
-        writes: Vec<(Seq, bool, quorate_storage::Record)>,
-    ) -> Result<bool, String> {
-        use quorate_storage::LogError;
-        match self.try_submit(group, writes) {
-            Ok(()) => Ok(true),
-            Err(LogError::Full | LogError::Overloaded { .. }) => Ok(false),
-            Err(error) => Err(error.to_string()),
-        }
     }
 }

@@ -99,6 +99,7 @@ impl HostNode {
             fetches,
             subscribers: HashMap::new(),
             backlog: VecDeque::new(),
+            no_room: false,
             full: false,
         };
         std::thread::Builder::new()

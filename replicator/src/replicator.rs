@@ -12,8 +12,8 @@ use futures_core::Stream;
 
 use crate::{
     Accepted, CloseError, Consistency, Cursor, Decision, EventStream, Frame, FrameId, GroupId,
-    Handler, HandlerError, Health, Pinned, Position, ProposeError, ReadError, Scope, ShardKey,
-    Status, SubscribeError, Subscription,
+    Handler, HandlerError, Pinned, Position, ProposeError, ReadError, Scope, ShardKey, Status,
+    SubscribeError, Subscription,
 };
 
 /// Decides frames, applies them, and tells who wants to know. One value serves one node.
@@ -176,17 +176,14 @@ pub trait ReplicatorExt: Replicator {
         self.propose(frame, PROPOSE_WAIT)
     }
 
-    /// Waits until the node can commit; false if it did not come to that within the time, or stopped.
+    /// Waits until the group of `shard` answers this node: its log is replayed and a barrier has passed. False if it did
+    /// not come to that within the time, or the node stopped. A node whose disk is full is ready too: it serves reads.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: it has no effect.
     fn ready(&self, shard: &ShardKey, within: Duration) -> impl Future<Output = bool> + Send {
-        async move {
-            // A barrier passes exactly when the group can decide, so that no state has to be polled.
-            self.read_barrier(shard, Consistency::Linearizable, within).await.is_ok()
-                && matches!(self.status().health, Health::Ready)
-        }
+        async move { self.read_barrier(shard, Consistency::Linearizable, within).await.is_ok() }
     }
 
     /// Waits until everything up to `position` is applied here: read your own writes on another node.

@@ -523,7 +523,7 @@ fn prepare(disk: &dyn Disk, paths: &Paths, cache_bytes: usize) -> Result<(), Che
         .map_err(failed())?;
     let file = disk.open(&paths.new, OpenMode::CreateNew).map_err(failed())?;
     let make = || {
-        let database = builder(cache_bytes).create_with_backend(FileBackend { file })?;
+        let database = builder(cache_bytes).create_with_backend(FileBackend::new(file))?;
         let transaction = durable(&database)?;
         transaction.open_table(MACHINE)?;
         transaction.open_table(HOST)?;
@@ -565,7 +565,7 @@ fn open_database(
         _ => CheckpointError::io(format!("open {path}"))(error),
     })?;
     let opened = match mode {
-        CheckpointMode::Create => builder(cache_bytes).create_with_backend(FileBackend { file }),
+        CheckpointMode::Create => builder(cache_bytes).create_with_backend(FileBackend::new(file)),
         CheckpointMode::ReadOnly => {
             let overlay =
                 OverlayBackend::new(file).map_err(CheckpointError::io(format!("open {path}")))?;

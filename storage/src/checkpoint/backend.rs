@@ -2,16 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use redb::StorageBackend;
 
 use crate::DiskFile;
 
+/// After this many bytes what was written is synced, although nobody asked for it. A checkpoint of many keys would
+/// otherwise reach the disk all at once, and the log's own small syncs would wait behind it.
+const SYNC_EVERY_BYTES: u64 = 1 << 20;
+
 /// redb on a [`DiskFile`].
 #[derive(Debug)]
 pub(super) struct FileBackend {
-    pub(super) file: Box<dyn DiskFile>,
+    file: Box<dyn DiskFile>,
+    /// Written and not synced.
+    unsynced: AtomicU64,
+}
+
+impl FileBackend {
+    pub(super) fn new(file: Box<dyn DiskFile>) -> Self {
+        Self { file, unsynced: AtomicU64::new(0) }
+    }
 }
 
 impl StorageBackend for FileBackend {
@@ -28,11 +41,18 @@ impl StorageBackend for FileBackend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.unsynced.store(0, Ordering::Relaxed);
         self.file.sync()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file.write_at(offset, data)
+        self.file.write_at(offset, data)?;
+        let bytes = data.len() as u64;
+        // Only a hint when to sync early: what must be durable is synced by redb itself.
+        if self.unsynced.fetch_add(bytes, Ordering::Relaxed) + bytes >= SYNC_EVERY_BYTES {
+            self.sync_data()?;
+        }
+        Ok(())
     }
 }
 

@@ -32,7 +32,7 @@ impl Stage {
         sticky: Arc<Sticky>,
     ) -> Result<Self, CheckpointError> {
         let database = sticky.run("stage a snapshot", || {
-            let database = builder(cache_bytes).create_with_backend(FileBackend { file })?;
+            let database = builder(cache_bytes).create_with_backend(FileBackend::new(file))?;
             let transaction = durable(&database)?;
             transaction.open_table(MACHINE)?;
             transaction.open_table(HOST)?;
