@@ -41,12 +41,17 @@ struct Piece {
 }
 
 impl Compaction {
-    pub(crate) const fn new(
+    /// Goes on after the stored checkpoint, with a log that begins at `log_first`.
+    pub(crate) fn new(
         policy: CheckpointPolicy,
         retain: Retain,
         stored: Index,
+        log_first: Index,
         now: Now,
     ) -> Self {
+        // How much of the log is from before this start is not known. It counts as one piece, which goes when what came
+        // after it is enough.
+        let before = Piece { first: log_first, bytes: PIECE_BYTES, last_at: now };
         Self {
             policy,
             retain,
@@ -54,8 +59,8 @@ impl Compaction {
             running: None,
             begun_at: now,
             bytes_since: 0,
-            pieces: VecDeque::new(),
-            pieces_bytes: 0,
+            pieces: VecDeque::from([before]),
+            pieces_bytes: PIECE_BYTES,
         }
     }
 
@@ -132,7 +137,6 @@ impl Compaction {
             self.pieces_bytes -= oldest.bytes;
             self.pieces.pop_front();
         }
-        // Of what was in the log before this start the pieces are not known; it goes with the first of them.
         self.pieces.front().map_or(self.stored + 1, |piece| piece.first)
     }
 }

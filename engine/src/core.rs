@@ -187,7 +187,7 @@ impl<C: Callers> HostCore<C> {
             pool: Pool::new(),
             reads: Reads::new(),
             subscriptions: Subscriptions::new(config.group),
-            compaction: Compaction::new(config.checkpoint, config.retain, applied, now),
+            compaction: Compaction::new(config.checkpoint, config.retain, applied, log_first, now),
             clock: LogClock::new(state.log_time(), now),
             encoder: BatchEncoder::default(),
             durable: 0,

@@ -255,3 +255,32 @@ fn without_stored_checkpoints_the_log_is_freed_all_the_same() {
     assert!(desk.jobs.is_empty());
     assert!(desk.first > 20, "the log begins at {}", desk.first);
 }
+
+#[test]
+fn what_is_retained_stays_over_a_restart() {
+    let mut config = config();
+    config.checkpoint = CheckpointPolicy { log_bytes: 1 << 20, ..config.checkpoint };
+    let payload = "x".repeat(100 << 10);
+    for (bytes, kept_whole) in [(u64::MAX, true), (8 << 20, true), (1 << 20, false)] {
+        config.retain = Retain { bytes, age: Duration::ZERO };
+        let mut desk = Desk::open(config.clone());
+        desk.open_session(1);
+        for serial in 1..=70 {
+            if serial % 25 == 0 {
+                desk = desk.restart(config.clone());
+            }
+            desk.decide(Frame { settled: serial, ..frame(1, serial, &payload) }).unwrap();
+            while !desk.jobs.is_empty() {
+                desk.store();
+            }
+        }
+        assert!(desk.stored.is_some());
+        // 7 MiB were written in all.
+        assert_eq!(
+            desk.first == 1,
+            kept_whole,
+            "retaining {bytes}, the log begins at {}",
+            desk.first
+        );
+    }
+}
