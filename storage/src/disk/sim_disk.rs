@@ -204,7 +204,7 @@ impl SimDisk {
         Self { sim: Arc::new(Mutex::new(fork)) }
     }
 
-    /// Lets the operation with this number fail, counted as for [`cut_at`](Self::cut_at).
+    /// Lets the operation with this number fail, counted as for [`cut_at`](Self::cut_at); the next one if that has been.
     pub fn fail_at(&self, op: u64, fault: Fault) {
         self.sim().faults.insert(op, fault);
     }
@@ -287,7 +287,9 @@ impl Sim {
         if self.read_only {
             return Err(io::ErrorKind::ReadOnlyFilesystem.into());
         }
-        Ok(self.faults.remove(&op))
+        // Another thread may have been faster than whoever armed the fault: it comes with the next operation then.
+        let due = self.faults.first_entry().filter(|fault| *fault.key() <= op);
+        Ok(due.map(std::collections::btree_map::OccupiedEntry::remove))
     }
 
     /// The answer to an operation whose effect is in the current image.
