@@ -209,3 +209,22 @@ fn sessions_survive_restart_from_log_and_from_checkpoint() {
         assert_eq!(accepted(desk.decide(frame(1, 4, "b"))).1, "3");
     }
 }
+
+#[test]
+fn a_session_that_was_stored_and_then_closed_stays_closed() {
+    let mut config = config();
+    config.checkpoint = CheckpointPolicy { log_bytes: 1, ..config.checkpoint };
+    let mut desk = Desk::open(config.clone());
+    desk.open_session(1);
+    desk.open_session(2);
+    while !desk.jobs.is_empty() {
+        desk.store();
+    }
+    desk.decide(Frame::close_session(session(2), shard())).unwrap();
+    while !desk.jobs.is_empty() {
+        desk.store();
+    }
+    let mut desk = desk.restart(config);
+    assert_eq!(desk.core.status().sessions, 1);
+    assert_eq!(desk.decide(frame(2, 1, "x")), Err(ProposeError::SessionEnded));
+}
