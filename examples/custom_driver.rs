@@ -117,7 +117,12 @@ impl Engine for ChainedEngine {
     fn status(&self) -> EngineStatus {
         let (node, decided) = (self.node, self.decided);
         let members = vec![node];
-        EngineStatus { role: Role::Leader, term: 0, proposer: Some(node), decided, members }
+        EngineStatus {
+            proposer: Some(node),
+            decided,
+            members,
+            ..EngineStatus::new(Role::Leader)
+        }
     }
 }
 

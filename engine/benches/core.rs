@@ -50,6 +50,7 @@ fn open() -> HostCore<Numbers> {
     config.checkpoint = CheckpointPolicy { stored: false, ..config.checkpoint };
     let start = Start {
         members: vec![NodeId::new(1)],
+        incarnation: [1; 16],
         seed: 1,
         machine: Box::new(Counter::default()),
         checkpoint: None,

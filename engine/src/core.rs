@@ -88,6 +88,8 @@ impl std::fmt::Debug for StoredCheckpoint<'_> {
 pub struct Start<'a> {
     /// The voting members at the first start of the group.
     pub members: Vec<NodeId>,
+    /// Drawn at random when the data directory was made.
+    pub incarnation: [u8; 16],
     /// Where all random choices of the engine come from.
     pub seed: u64,
     /// The replicated state, empty.
@@ -164,7 +166,7 @@ impl<C: Callers> HostCore<C> {
         start: Start<'_>,
         now: Now,
     ) -> Result<Self, OpenError> {
-        let Start { members, seed, machine, checkpoint, log } = start;
+        let Start { members, incarnation, seed, machine, checkpoint, log } = start;
         let mut state = GroupState::new(config.group, FIRST_EPOCH, machine, config.sessions);
         let mut known = None;
         if let Some(stored) = checkpoint {
@@ -175,7 +177,8 @@ impl<C: Callers> HostCore<C> {
         let log_first = log.first.max(1);
         let mark = known.as_ref().map_or_else(Bytes::new, |known| known.mark.clone());
         let mut out = Output::default();
-        let opening = Opening { node: config.node, members, seed, checkpoint: known, log };
+        let opening =
+            Opening { node: config.node, members, incarnation, seed, checkpoint: known, log };
         let engine = driver
             .open(driver_config, opening, &mut out)
             .map_err(|problem| OpenError::Driver { driver: D::NAME.into(), problem })?;
@@ -1035,6 +1038,9 @@ impl<C: Callers> HostCore<C> {
         status.log_time = self.state.log_time();
         status.history = self.state.witness().history;
         status.members = engine.members;
+        status.learners = engine.learners;
+        status.peers = engine.peers;
+        status.reason = engine.reason;
         status.accepted = self.counters.accepted;
         status.rejected = self.counters.rejected;
         status.timeouts = self.counters.timeouts;

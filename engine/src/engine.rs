@@ -33,8 +33,9 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_replicator::{NodeId, Role};
+use quorate_replicator::{AdminError, Member, MemberChange, NodeId, PeerStatus, Role};
 use quorate_storage::{Body, Entry, Index, Record, Seq, Tag};
+use serde::{Deserialize, Serialize};
 
 /// Monotonic time; engines only compare and subtract. Never wall time, and never log time, which is in the batch.
 pub type Now = Duration;
@@ -172,17 +173,33 @@ pub enum Input {
         /// Whether the receiver has all of it.
         arrived: bool,
     },
-    /// An operator's wish.
-    Admin(Admin),
+    /// An operator's wish; answered once in [`Output::admin`].
+    Admin {
+        /// Names the wish.
+        ticket: u64,
+        /// What is wanted.
+        admin: Admin,
+    },
+    /// Whether the process of a member is heard of, whatever its groups do. Told when it changes.
+    Peer {
+        /// Which.
+        node: NodeId,
+        /// Whether it is.
+        alive: bool,
+    },
 }
 
-/// An operator's wish. An engine that has no such thing ignores it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An operator's wish.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Admin {
     /// Make this node the one that proposes.
     Transfer(NodeId),
-    /// Stop proposing.
+    /// Stop proposing, so that another node may.
     StepDown,
+    /// Try to become the one that proposes, now.
+    Campaign,
+    /// Change the members.
+    Change(MemberChange),
 }
 
 /// Names a timer of an engine.
@@ -218,8 +235,10 @@ pub struct Output {
     pub snapshots: Vec<(NodeId, Index, Bytes)>,
     /// Proposals that the engine drives no longer, and which may still be decided.
     pub released: Vec<Placed>,
-    /// Voting members, and from which index on.
-    pub members: Vec<(Index, Vec<NodeId>)>,
+    /// Answers to [`Input::Admin`]: the ticket, and what came of it.
+    pub admin: Vec<(u64, Result<(), AdminError>)>,
+    /// Members, and from which index on.
+    pub members: Vec<(Index, Vec<Member>)>,
     /// Proof of another member's misbehaviour, to be kept.
     pub evidence: Vec<Bytes>,
     /// The engine stops for good; nothing after this counts.
@@ -319,6 +338,28 @@ pub struct EngineStatus {
     pub decided: Index,
     /// Voting members.
     pub members: Vec<NodeId>,
+    /// Members that do not vote.
+    pub learners: Vec<NodeId>,
+    /// The other members as this node sees them.
+    pub peers: Vec<PeerStatus>,
+    /// Why this node does not take part, or knows nobody who proposes; none if all is well.
+    pub reason: Option<String>,
+}
+
+impl EngineStatus {
+    /// A status to be filled in by an engine.
+    pub const fn new(role: Role) -> Self {
+        Self {
+            role,
+            term: 0,
+            proposer: None,
+            decided: 0,
+            members: Vec::new(),
+            learners: Vec::new(),
+            peers: Vec::new(),
+            reason: None,
+        }
+    }
 }
 
 /// Where an engine begins: what is stored, and what differs between two runs.
@@ -326,8 +367,10 @@ pub struct EngineStatus {
 pub struct Opening {
     /// This node.
     pub node: NodeId,
-    /// The voting members at the first start.
+    /// The voting members at the first start. A node that is not among them waits to be added.
     pub members: Vec<NodeId>,
+    /// Drawn at random when the data directory was made: a node whose disk was lost comes back with another one.
+    pub incarnation: [u8; 16],
     /// Where all random choices come from.
     pub seed: u64,
     /// The newest checkpoint, if there is one.

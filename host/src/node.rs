@@ -63,6 +63,7 @@ impl HostNode {
         let Stores { directory, checkpoints, log, recovered } = stores;
         let start = Start {
             members: env.members.clone(),
+            incarnation: directory.store(),
             seed: env.seed,
             machine,
             checkpoint: checkpoint.as_mut().map(RecoveredCheckpoint::stored),

@@ -60,6 +60,8 @@ struct Check<'a, D: EngineDriver> {
     driver_config: &'a D::Config,
     config: &'a HostConfig,
     env: &'a Env,
+    /// Of the directory.
+    incarnation: [u8; 16],
     machine: &'a dyn Fn() -> Box<dyn StateMachine>,
 }
 
@@ -71,11 +73,12 @@ pub(crate) fn verify<D: EngineDriver>(
     env: &Env,
     machine: &dyn Fn() -> Box<dyn StateMachine>,
 ) -> Result<VerifyReport, OpenError> {
-    let check = Check { driver, driver_config, config, env, machine };
     let mut stores = files::open(D::NAME, config, env, DataMode::ReadOnly)?;
     let summary = stores.checkpoints.verify().map_err(corrupt)?;
     let mut checkpoint = stores.checkpoint()?;
     let Stores { directory, checkpoints, log, recovered } = stores;
+    let incarnation = directory.store();
+    let check = Check { driver, driver_config, config, env, incarnation, machine };
     let reader = log.reader();
     let log_first = recovered.first.max(1);
     let (entries, log_frames) = read_all(&reader, log_first)?;
@@ -148,6 +151,7 @@ impl<D: EngineDriver> Check<'_, D> {
         let now = Duration::ZERO;
         let start = Start {
             members: self.env.members.clone(),
+            incarnation: self.incarnation,
             seed: self.env.seed,
             machine: (self.machine)(),
             checkpoint,

@@ -113,7 +113,7 @@ impl From<NameError> for ProposeError {
 }
 
 fn leader_text(leader: &Option<NodeId>) -> String {
-    leader.map_or_else(|| "another node once a leader is known".into(), |leader| leader.to_string())
+    leader.map_or_else(|| "again once a leader is known".into(), |leader| leader.to_string())
 }
 
 /// Why this node could not serve a read. A read has no effect.
@@ -155,6 +155,46 @@ pub enum ReadError {
     /// The decision of this frame is not kept any more: its session has ended or has settled it.
     #[error("the session has ended or has settled this serial; its decision is not kept any more")]
     Forgotten,
+    /// The node was closed.
+    #[error("the node is closed")]
+    Closed,
+    /// The node stopped for good.
+    #[error("the node stopped: {cause}")]
+    Faulted {
+        /// What happened, and what to do.
+        cause: String,
+    },
+}
+
+/// Why the members or the leader were not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdminError {
+    /// The driver has nothing of the kind.
+    #[error("driver {driver} has one node for ever; a driver with several nodes can do this")]
+    Unsupported {
+        /// The driver's name.
+        driver: String,
+    },
+    /// Nothing was changed.
+    #[error("refused: {reason}")]
+    Refused {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// Another node leads, and forwarding is off; or no leader was found in time. Nothing was changed.
+    #[error("this node does not lead; ask {}", leader_text(.leader))]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+    },
+    /// Not finished within the deadline, or the leader changed meanwhile: it may still be done. The status tells, and
+    /// asking again for what is already so succeeds.
+    #[error("not finished: {reason}; it may still be done, look at the status or ask again")]
+    Unfinished {
+        /// How far it got, or what it waits for.
+        reason: String,
+    },
     /// The node was closed.
     #[error("the node is closed")]
     Closed,

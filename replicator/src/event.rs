@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use futures_core::Stream;
 
-use crate::{GroupId, NodeId};
+use crate::{GroupId, Member, NodeId};
 
 /// What happened to this node, in the order in which it noticed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +26,8 @@ pub enum Event {
     Members {
         /// The group.
         group: GroupId,
-        /// All voting members from now on.
-        members: Vec<NodeId>,
+        /// All members from now on.
+        members: Vec<Member>,
     },
     /// A checkpoint became durable.
     Checkpoint {

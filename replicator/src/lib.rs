@@ -34,6 +34,7 @@ mod frame;
 mod handler;
 mod id;
 mod machine;
+mod member;
 mod pinned;
 mod position;
 mod replicator;
@@ -49,8 +50,8 @@ pub use consistency::Consistency;
 pub use decision::{Commit, Decision, Rejection, Reply};
 pub use driver::{Driver, Env, Registry, RegistryError, Unregistered};
 pub use error::{
-    CloseError, HandlerError, OpenError, ProposeError, ReadError, Resource, RestoreError,
-    SubscribeError,
+    AdminError, CloseError, HandlerError, OpenError, ProposeError, ReadError, Resource,
+    RestoreError, SubscribeError,
 };
 pub use event::{Event, EventStream};
 pub use frame::{Frame, FrameId, FrameRole, SessionId};
@@ -59,6 +60,7 @@ pub use id::{ClusterId, GroupId, NodeId};
 pub use machine::{
     Batch, BatchFrame, CheckpointPairs, CheckpointReader, Outcomes, Pair, StateMachine,
 };
+pub use member::{Member, MemberChange, MemberRole};
 pub use pinned::Pinned;
 pub use position::{Cursor, Position, Scope};
 pub use replicator::{AcceptedStream, Replicator, ReplicatorExt};

@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use futures_core::Stream;
 
 use crate::{
-    Accepted, CloseError, Consistency, Cursor, Decision, EventStream, Frame, FrameId, GroupId,
-    Handler, HandlerError, Pinned, Position, ProposeError, ReadError, Scope, ShardKey, Status,
-    SubscribeError, Subscription,
+    Accepted, AdminError, CloseError, Consistency, Cursor, Decision, EventStream, Frame, FrameId,
+    GroupId, Handler, HandlerError, MemberChange, NodeId, Pinned, Position, ProposeError,
+    ReadError, Scope, ShardKey, Status, SubscribeError, Subscription,
 };
 
 /// Decides frames, applies them, and tells who wants to know. One value serves one node.
@@ -137,6 +137,47 @@ pub trait Replicator: fmt::Debug + Send + Sync + 'static {
 
     /// What this node knows of itself now; never blocks on the group.
     fn status(&self) -> Status;
+
+    /// Changes who the members of every group are, and waits until it is done: an added voter has caught up and votes,
+    /// a removed member is out. May be asked of any member; with several groups they change one after the other, and
+    /// asking again goes on where it stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError::Refused`] with the reason if it would lose the quorum, another change is under way, or the node
+    /// does not answer; [`AdminError::Unfinished`] if it is not done within the time.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future leaves it unknown whether the change is made.
+    async fn change_members(
+        &self,
+        change: MemberChange,
+        within: Duration,
+    ) -> Result<(), AdminError> {
+        let _ = (change, within);
+        Err(AdminError::Unsupported { driver: self.status().driver })
+    }
+
+    /// Makes `to` the leader of `group` and waits until it is. May be asked of any member.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError::Refused`] if `to` may not lead; [`AdminError::Unfinished`] if it does not lead within the time, and
+    /// the leader before goes on then.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future leaves it unknown whether leadership moves.
+    async fn transfer(
+        &self,
+        group: GroupId,
+        to: NodeId,
+        within: Duration,
+    ) -> Result<(), AdminError> {
+        let _ = (group, to, within);
+        Err(AdminError::Unsupported { driver: self.status().driver })
+    }
 
     /// What happens to this node from now on.
     fn events(&self) -> EventStream;

@@ -120,6 +120,10 @@ pub struct GroupStatus {
     pub history: [u8; 32],
     /// Voting members.
     pub members: Vec<NodeId>,
+    /// Members that receive everything and do not vote.
+    pub learners: Vec<NodeId>,
+    /// Why this node does not take part, or knows no leader; none if all is well.
+    pub reason: Option<String>,
     /// Frames accepted here since the start.
     pub accepted: u64,
     /// Frames rejected here since the start.
@@ -149,6 +153,8 @@ impl GroupStatus {
             log_time: LogTime::ZERO,
             history: [0; 32],
             members: Vec::new(),
+            learners: Vec::new(),
+            reason: None,
             accepted: 0,
             rejected: 0,
             timeouts: 0,
@@ -165,8 +171,10 @@ impl GroupStatus {
 pub struct PeerStatus {
     /// The member.
     pub node: NodeId,
-    /// The last batch known to be stored there, if this node follows it.
+    /// The last batch known to be stored there, if this node leads.
     pub matched: Option<u64>,
+    /// How many batches of this node's log it lacks, if this node leads.
+    pub lag: Option<u64>,
     /// How long ago it was last heard of.
     pub last_contact: Option<Duration>,
     /// In words: why it cannot be reached, or how far a snapshot has got.
@@ -176,6 +184,6 @@ pub struct PeerStatus {
 impl PeerStatus {
     /// A status to be filled in by a driver.
     pub fn new(node: NodeId) -> Self {
-        Self { node, matched: None, last_contact: None, note: String::new() }
+        Self { node, matched: None, lag: None, last_contact: None, note: String::new() }
     }
 }

@@ -94,6 +94,7 @@ impl Node {
         let (machine, shards) = Shards::builder().build();
         let start = Start {
             members: vec![NodeId::new(1)],
+            incarnation: directory.store(),
             seed: 1,
             machine: Box::new(machine),
             checkpoint: checkpoint.as_mut().map(RecoveredCheckpoint::stored),

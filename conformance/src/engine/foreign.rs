@@ -42,8 +42,10 @@ fn stray<F: EngineFactory>(world: &mut World<'_, F>) -> Input {
         5 => Input::Fetched { ticket: unknown, entries: Vec::new() },
         6 => Input::SnapshotSent { to: whom, arrived: world.random.bool() },
         7 => Input::Waiting,
-        _ if world.random.bool() => Input::Admin(Admin::Transfer(whom)),
-        _ => Input::Admin(Admin::StepDown),
+        _ if world.random.bool() => {
+            Input::Admin { ticket: world.random.u64(..), admin: Admin::Transfer(whom) }
+        }
+        _ => Input::Admin { ticket: world.random.u64(..), admin: Admin::StepDown },
     }
 }
 

@@ -298,6 +298,7 @@ impl<'f, F: EngineFactory> World<'f, F> {
         let opening = Opening {
             node: at.id,
             members,
+            incarnation: [node as u8 + 1; 16],
             seed,
             checkpoint: checkpoint.clone(),
             log: log.clone(),

@@ -210,7 +210,7 @@ impl Engine for Alone {
                 panic!("{:?} is no message", message.head);
             }
             (Input::Timer(id), Fault::FaultsAtTimers) => out.fault = Some(format!("no {id:?}")),
-            (Input::Admin(_), Fault::StopsWhenAsked) => self.stopped = true,
+            (Input::Admin { .. }, Fault::StopsWhenAsked) => self.stopped = true,
             _ => {}
         }
     }
@@ -279,11 +279,10 @@ impl Engine for Alone {
             _ => self.decided,
         };
         EngineStatus {
-            role: Role::Leader,
-            term: 0,
             proposer: Some(self.node),
             decided,
             members: vec![self.node],
+            ..EngineStatus::new(Role::Leader)
         }
     }
 }

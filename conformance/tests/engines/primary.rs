@@ -358,11 +358,11 @@ impl Engine for Primary {
 
     fn status(&self) -> EngineStatus {
         EngineStatus {
-            role: if self.leads() { Role::Leader } else { Role::Follower },
             term: self.epoch,
             proposer: Some(self.members[0]),
             decided: self.decided,
             members: self.members.clone(),
+            ..EngineStatus::new(if self.leads() { Role::Leader } else { Role::Follower })
         }
     }
 }

@@ -7,7 +7,7 @@ use quorate_engine::engine::{
     Deliver, Delivery, Demand, Engine, EngineDriver, EngineStatus, Input, Now, Opening, Output,
     Placed, ReadAnswer,
 };
-use quorate_replicator::{NodeId, Role};
+use quorate_replicator::{AdminError, NodeId, Role};
 use quorate_storage::{Body, Entry, Index, Record, Seq, Tag};
 
 use crate::LocalConfig;
@@ -94,6 +94,10 @@ impl Engine for LocalEngine {
             Input::Checkpointed { trim_below, .. } => {
                 out.write(false, Record::Trim { below: trim_below });
             }
+            Input::Admin { ticket, .. } => {
+                let driver = Local::NAME.into();
+                out.admin.push((ticket, Err(AdminError::Unsupported { driver })));
+            }
             // One node has no peer, no ballot and nothing to check, fetch or transfer.
             Input::Message { .. }
             | Input::Timer(_)
@@ -103,7 +107,7 @@ impl Engine for LocalEngine {
             | Input::Fetched { .. }
             | Input::SnapshotStaged { .. }
             | Input::SnapshotSent { .. }
-            | Input::Admin(_) => {}
+            | Input::Peer { .. } => {}
         }
     }
 
@@ -130,11 +134,10 @@ impl Engine for LocalEngine {
 
     fn status(&self) -> EngineStatus {
         EngineStatus {
-            role: Role::Leader,
-            term: 0,
             proposer: Some(self.node),
             decided: self.decided,
             members: vec![self.node],
+            ..EngineStatus::new(Role::Leader)
         }
     }
 }

@@ -180,6 +180,7 @@ impl Desk {
         });
         let start = Start {
             members: vec![node],
+            incarnation: [1; 16],
             seed: 1,
             machine: Box::new(Journal::default()),
             checkpoint,

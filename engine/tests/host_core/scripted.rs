@@ -98,7 +98,7 @@ impl Engine for ScriptedEngine {
 
     fn status(&self) -> EngineStatus {
         let proposer = Some(NodeId::new(1));
-        EngineStatus { role: Role::Leader, term: 1, proposer, decided: 0, members: Vec::new() }
+        EngineStatus { term: 1, proposer, ..EngineStatus::new(Role::Leader) }
     }
 }
 
