@@ -21,6 +21,7 @@ impl Callers for Numbers {
     type Read = u64;
     type Decision = u64;
     type Subscribe = u64;
+    type Admin = u64;
 }
 
 /// Counts the frames and answers with the count.

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use quorate_replicator::{Decision, Position, ProposeError, ReadError, SubscribeError};
+use quorate_replicator::{AdminError, Decision, Position, ProposeError, ReadError, SubscribeError};
 
 use crate::engine::Now;
 use crate::subscriptions::SubscriptionId;
@@ -21,6 +21,8 @@ pub trait Callers: Debug + 'static {
     type Decision: Debug + Send;
     /// Of a subscription.
     type Subscribe: Debug + Send;
+    /// Of an operator's wish.
+    type Admin: Debug + Send;
 }
 
 /// An answer and who gets it.
@@ -36,10 +38,12 @@ pub enum Answer<C: Callers> {
     Decision(C::Decision, Result<Decision, ReadError>),
     /// To a wish to subscribe.
     Subscribe(C::Subscribe, Result<SubscriptionId, SubscribeError>),
+    /// To an operator's wish.
+    Admin(C::Admin, Result<(), AdminError>),
 }
 
 /// Names one waiting call; a number is used again only with another generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct CallId {
     place: u32,
     generation: u32,
@@ -76,6 +80,10 @@ enum Who<C: Callers> {
         left: usize,
         error: Option<ProposeError>,
     },
+    /// Frames of another node, which learns what becomes of them by applying them itself.
+    Elsewhere {
+        left: usize,
+    },
 }
 
 impl<C: Callers> Calls<C> {
@@ -92,6 +100,11 @@ impl<C: Callers> Calls<C> {
     pub(crate) fn many(&mut self, who: C::ProposeMany, frames: usize, deadline: Now) -> CallId {
         let decisions = vec![None; frames];
         self.insert(Call { deadline, who: Who::Many { who, decisions, left: frames, error: None } })
+    }
+
+    /// A call of another node, of several frames.
+    pub(crate) fn elsewhere(&mut self, frames: usize, deadline: Now) -> CallId {
+        self.insert(Call { deadline, who: Who::Elsewhere { left: frames } })
     }
 
     fn insert(&mut self, call: Call<C>) -> CallId {
@@ -114,6 +127,34 @@ impl<C: Callers> Calls<C> {
         slot.generation == id.generation && slot.call.is_some()
     }
 
+    /// When a waiting call ends unanswered.
+    pub(crate) fn deadline(&self, id: CallId) -> Option<Now> {
+        let call = self.slots[id.place as usize].call.as_ref();
+        call.filter(|_| self.waits(id)).map(|call| call.deadline)
+    }
+
+    /// How many frames a waiting call of this node has.
+    pub(crate) fn frames(&self, id: CallId) -> Option<usize> {
+        let call = self.slots[id.place as usize].call.as_ref().filter(|_| self.waits(id))?;
+        match &call.who {
+            Who::One(_) => Some(1),
+            Who::Many { decisions, .. } => Some(decisions.len()),
+            Who::Elsewhere { .. } => None,
+        }
+    }
+
+    /// Ends a waiting call as a whole.
+    pub(crate) fn refuse(
+        &mut self,
+        id: CallId,
+        error: &ProposeError,
+        answers: &mut Vec<Answer<C>>,
+    ) {
+        if self.waits(id) {
+            answers.extend(self.take(id.place).finish(Some(Err(error.clone()))));
+        }
+    }
+
     /// Answers frame `slot` of a call; the call ends with its last frame.
     pub(crate) fn answer(
         &mut self,
@@ -126,19 +167,22 @@ impl<C: Callers> Calls<C> {
             return;
         }
         let call = self.slots[id.place as usize].call.as_mut().expect("it waits");
-        if let Who::Many { decisions, left, error, .. } = &mut call.who {
-            match answer {
-                Ok(decision) => decisions[slot as usize] = Some(decision),
-                Err(problem) => {
-                    error.get_or_insert(problem);
+        let (left, rest) = match &mut call.who {
+            Who::One(_) => (&mut 1, Some(answer)),
+            Who::Many { decisions, left, error, .. } => {
+                match answer {
+                    Ok(decision) => decisions[slot as usize] = Some(decision),
+                    Err(problem) => {
+                        error.get_or_insert(problem);
+                    }
                 }
+                (left, None)
             }
-            *left -= 1;
-            if *left == 0 {
-                answers.push(self.take(id.place).finish(None));
-            }
-        } else {
-            answers.push(self.take(id.place).finish(Some(answer)));
+            Who::Elsewhere { left } => (left, None),
+        };
+        *left -= 1;
+        if *left == 0 {
+            answers.extend(self.take(id.place).finish(rest));
         }
     }
 
@@ -154,7 +198,7 @@ impl<C: Callers> Calls<C> {
             if call.deadline <= now {
                 ended += 1;
                 let place = u32::try_from(place).expect("bounded by the frames in flight");
-                answers.push(self.take(place).finish(Some(Ok(Decision::Timeout))));
+                answers.extend(self.take(place).finish(Some(Ok(Decision::Timeout))));
             } else {
                 earliest =
                     Some(earliest.map_or(call.deadline, |earliest| earliest.min(call.deadline)));
@@ -174,7 +218,7 @@ impl<C: Callers> Calls<C> {
         for place in 0..self.slots.len() {
             if self.slots[place].call.is_some() {
                 let place = u32::try_from(place).expect("bounded by the frames in flight");
-                answers.push(self.take(place).finish(Some(Err(error.clone()))));
+                answers.extend(self.take(place).finish(Some(Err(error.clone()))));
             }
         }
     }
@@ -189,14 +233,15 @@ impl<C: Callers> Calls<C> {
 }
 
 impl<C: Callers> Call<C> {
-    /// The answer; `rest` is what those frames get that have none.
-    fn finish(self, rest: Option<Result<Decision, ProposeError>>) -> Answer<C> {
-        match self.who {
+    /// The answer, if it is for someone here; `rest` is what those frames get that have none.
+    fn finish(self, rest: Option<Result<Decision, ProposeError>>) -> Option<Answer<C>> {
+        Some(match self.who {
+            Who::Elsewhere { .. } => return None,
             Who::One(who) => Answer::Propose(who, rest.expect("one frame has one answer")),
             Who::Many { who, decisions, error, .. } => {
                 let rest = match (error, rest) {
                     (Some(error), _) | (None, Some(Err(error))) => {
-                        return Answer::ProposeMany(who, Err(error));
+                        return Some(Answer::ProposeMany(who, Err(error)));
                     }
                     (None, Some(Ok(decision))) => Some(decision),
                     (None, None) => None,
@@ -206,7 +251,7 @@ impl<C: Callers> Call<C> {
                 });
                 Answer::ProposeMany(who, Ok(decisions.collect()))
             }
-        }
+        })
     }
 }
 

@@ -33,6 +33,8 @@ pub struct CoreConfig {
     pub retain: Retain,
     /// How far ahead of this node's own estimate the log time of another proposer's batch may be.
     pub log_time_drift_max: Duration,
+    /// Whether frames are forwarded to the node that proposes. If not, they are refused with its name.
+    pub forward: bool,
     /// Writes count as durable as soon as they are handed out: for a node whose durability is memory.
     pub volatile: bool,
 }
@@ -52,6 +54,7 @@ impl CoreConfig {
             checkpoint: CheckpointPolicy::default(),
             retain: Retain::default(),
             log_time_drift_max: Duration::from_millis(500),
+            forward: true,
             volatile: false,
         }
     }

@@ -21,27 +21,30 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_replicator::{
-    Accepted, CheckpointReader, Consistency, Cursor, Decision, Event, FrameId, GroupStatus,
-    LogTime, NodeId, OpenError, Position, ProposeError, ReadError, Resource, RestoreError, Scope,
-    StateMachine, SubscribeError,
+    Accepted, AdminError, CheckpointReader, Consistency, Cursor, Decision, Event, FrameId,
+    GroupStatus, LogTime, NodeId, OpenError, Position, ProposeError, ReadError, Resource,
+    RestoreError, Scope, StateMachine, SubscribeError,
 };
 use quorate_storage::{Body, Entry, Index, Record, Recovered, Seq};
 
-use crate::batch::{BatchEncoder, BatchHead, DecodedBatch};
+use crate::admin::{Ask, Wishes};
+use crate::batch::{BatchEncoder, BatchHead, DecodedBatch, Witness};
 use crate::callers::{Answer, Callers, sooner};
 use crate::compaction::{Compaction, Running};
 use crate::config::CoreConfig;
-use crate::effects::{CheckpointJob, Effects, Fetch, FetchFor, Fetched};
+use crate::effects::{CheckpointJob, Effects, Fetch, FetchFor, Fetched, Sent};
 use crate::engine::{
-    Checkpointed, Deliver, Delivery, Demand, Engine, EngineDriver, Input, Now, Opening, Outgoing,
-    Output, Placed, StateHash, TimerId,
+    Admin, Checkpointed, Deliver, Delivery, Demand, Engine, EngineDriver, EngineStatus, Input, Now,
+    Opening, Outgoing, Output, Placed, StateHash, TimerId,
 };
+use crate::forwarding::{self, Incoming};
 use crate::log_clock::LogClock;
 use crate::pool::{HashedFrame, Pool, cost};
 use crate::reads::{Reads, Waiting, Wants};
 use crate::sessions::Lookup;
 use crate::state::GroupState;
 use crate::subscriptions::{FETCH_BYTES, Next, SubscriptionId, SubscriptionOver, Subscriptions};
+use crate::wire::{Forward, Packet, Refusal, Refused};
 
 /// Most frames that are applied in one turn before messages are looked at again.
 const APPLY_FRAMES_PER_TURN: usize = 8192;
@@ -109,6 +112,10 @@ pub struct HostCore<C: Callers> {
     out: Output,
     state: GroupState,
     pool: Pool<C>,
+    /// The stream in which this node forwards frames, and those in which others do.
+    forwarding: forwarding::Outgoing,
+    forwarded: Incoming,
+    wishes: Wishes<C>,
     reads: Reads<C>,
     subscriptions: Subscriptions,
     compaction: Compaction,
@@ -132,7 +139,8 @@ pub struct HostCore<C: Callers> {
     log_first: Index,
     /// Frames have been waiting unplaced since.
     waiting_since: Option<Now>,
-    leader: Option<NodeId>,
+    /// What the engine knew at the end of the last turn.
+    engine_status: EngineStatus,
     ready: bool,
     storage_full: bool,
     stopped: Option<Stopped>,
@@ -151,6 +159,15 @@ struct Counters {
 enum Stopped {
     Closed,
     Faulted(String),
+}
+
+impl Stopped {
+    fn as_admin_error(&self) -> AdminError {
+        match self {
+            Self::Closed => AdminError::Closed,
+            Self::Faulted(cause) => AdminError::Faulted { cause: cause.clone() },
+        }
+    }
 }
 
 impl<C: Callers> HostCore<C> {
@@ -183,11 +200,15 @@ impl<C: Callers> HostCore<C> {
             .open(driver_config, opening, &mut out)
             .map_err(|problem| OpenError::Driver { driver: D::NAME.into(), problem })?;
         let applied = state.applied();
+        let engine_status = EngineStatus { proposer: None, ..engine.status() };
         Ok(Self {
             driver: D::NAME,
             engine,
             out,
             pool: Pool::new(),
+            forwarding: forwarding::Outgoing::new(seed),
+            forwarded: Incoming::default(),
+            wishes: Wishes::new(),
             reads: Reads::new(),
             subscriptions: Subscriptions::new(config.group),
             compaction: Compaction::new(config.checkpoint, config.retain, applied, log_first, now),
@@ -203,7 +224,7 @@ impl<C: Callers> HostCore<C> {
             checks: Vec::new(),
             log_first,
             waiting_since: None,
-            leader: None,
+            engine_status,
             ready: false,
             storage_full: false,
             stopped: None,
@@ -255,6 +276,17 @@ impl<C: Callers> HostCore<C> {
         let call = self.pool.calls.many(who, frames.len(), deadline);
         for (slot, frame) in (0..).zip(frames) {
             self.pool.add(frame, call, slot);
+        }
+    }
+
+    /// Asks the group for an operator's wish.
+    pub fn admin(&mut self, admin: Admin, deadline: Now, who: C::Admin, effects: &mut Effects<C>) {
+        let added = match &self.stopped {
+            Some(stopped) => Err((who, stopped.as_admin_error())),
+            None => self.wishes.add(admin, deadline, who),
+        };
+        if let Err((who, error)) = added {
+            effects.answers.push(Answer::Admin(who, Err(error)));
         }
     }
 
@@ -438,6 +470,110 @@ impl<C: Callers> HostCore<C> {
         }
     }
 
+    /// A packet of another node, which proved to be `from`.
+    pub fn packet(&mut self, now: Now, from: NodeId, packet: Packet, effects: &mut Effects<C>) {
+        if self.stopped.is_some() {
+            return;
+        }
+        match packet {
+            // Of the process, not of a group: the shell takes note of it.
+            Packet::Alive => {}
+            Packet::Engine(message) => self.inputs.push_back(Input::Message { from, message }),
+            Packet::Forward(forward) => {
+                let (stream, number) = (forward.stream, forward.number);
+                if let Err(why) = self.take_forwarded(now, from, forward) {
+                    self.forwarded.refused(from);
+                    let packet = Packet::Refused(Refused { stream, number, why });
+                    effects.sends.push(Sent { to: vec![from], urgent: false, packet });
+                }
+            }
+            Packet::Refused(refused) => self.refused(now, from, refused, effects),
+            Packet::Admin { ticket, within, admin } => {
+                let answer = if self.leads() {
+                    match self.wishes.add_foreign(from, ticket, now + within) {
+                        Ok(None) => return,
+                        Ok(Some(ticket)) => {
+                            return self.inputs.push_back(Input::Admin { ticket, admin });
+                        }
+                        Err(error) => Err(error),
+                    }
+                } else {
+                    Err(AdminError::NotLeader { leader: self.engine_status.proposer })
+                };
+                self.send(from, Packet::AdminAnswer { ticket, answer }, effects);
+            }
+            Packet::AdminAnswer { ticket, answer } => {
+                self.wishes.answered(now, ticket, Some(from), answer, &mut effects.answers);
+            }
+        }
+    }
+
+    fn send(&self, to: NodeId, packet: Packet, effects: &mut Effects<C>) {
+        effects.sends.push(Sent { to: vec![to], urgent: false, packet });
+    }
+
+    /// Whether this node is the one who proposes, as far as it knows.
+    fn leads(&self) -> bool {
+        self.engine_status.proposer == Some(self.config.node)
+    }
+
+    /// Takes frames that another node forwarded into the pool, with nobody to answer: that node learns what becomes of
+    /// them by applying them.
+    fn take_forwarded(&mut self, now: Now, from: NodeId, forward: Forward) -> Result<(), Refusal> {
+        let takes = match self.engine.demand() {
+            Demand::Here { .. } => true,
+            Demand::At(nodes) => nodes.contains(&self.config.node),
+            Demand::Nowhere => self.leads(),
+        };
+        if !takes {
+            return Err(Refusal::NotLeader(self.engine_status.proposer));
+        }
+        if !self.forwarded.is_next(from, forward.stream, forward.number) {
+            return Err(Refusal::Gap);
+        }
+        // What is not a batch is of a node that is not right; it is not taken, and nothing after it.
+        let batch = DecodedBatch::decode(&forward.batch).map_err(|_| Refusal::Gap)?;
+        let frames: Vec<_> = batch.frames.into_iter().map(HashedFrame::from).collect();
+        match self.admit(&frames) {
+            Ok(()) => {}
+            Err(ProposeError::Overloaded { resource, limit }) => {
+                return Err(Refusal::Overloaded(resource, limit));
+            }
+            Err(ProposeError::StorageFull) => return Err(Refusal::StorageFull),
+            Err(_) => return Err(Refusal::Gap),
+        }
+        self.forwarded.taken(from, forward.stream, forward.number);
+        if !frames.is_empty() {
+            let call = self.pool.calls.elsewhere(frames.len(), now + forward.within);
+            for frame in frames {
+                self.pool.add(frame, call, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Another node does not take what was forwarded to it.
+    fn refused(&mut self, now: Now, from: NodeId, refused: Refused, effects: &mut Effects<C>) {
+        if !self.forwarding.is_open(refused.stream) || !self.forwarding.to().contains(&from) {
+            return;
+        }
+        let error = match refused.why {
+            Refusal::Overloaded(resource, limit) => {
+                Some(ProposeError::Overloaded { resource, limit })
+            }
+            Refusal::StorageFull => Some(ProposeError::StorageFull),
+            Refusal::NotLeader(_) | Refusal::Gap => None,
+        };
+        if let Some(error) = error
+            && let Some(number) = self.forwarding.fresh(refused.number)
+        {
+            self.pool.refuse(number, &error, &mut effects.answers);
+        }
+        self.pool.take_back();
+        self.forwarding.restart(Vec::new(), now);
+        self.forwarding.pause(now);
+    }
+
     /// The answer to a fetch.
     pub fn fetched(&mut self, reader: FetchFor, fetched: Fetched, effects: &mut Effects<C>) {
         if self.stopped.is_some() {
@@ -571,6 +707,7 @@ impl<C: Callers> HostCore<C> {
     fn run(&mut self, now: Now, effects: &mut Effects<C>) -> bool {
         self.expire(now, effects);
         self.run_timers(now);
+        self.ask_wishes(now, effects);
         let mut frames_left = APPLY_FRAMES_PER_TURN;
         loop {
             self.run_inputs(now);
@@ -579,6 +716,7 @@ impl<C: Callers> HostCore<C> {
                 self.step(now, Input::Read(read));
             }
             self.settle(now, effects);
+            self.forward(now, effects);
             let offered = self.offer(now, effects);
             let applied = self.deliver(now, &mut frames_left, effects);
             self.check_candidates(now);
@@ -609,8 +747,11 @@ impl<C: Callers> HostCore<C> {
         let waiting = self.waiting_since.map(|since| since + WAITING_AFTER);
         let checkpoint = self.compaction.wake_at(self.state.applied());
         let checkpoint = checkpoint.filter(|_| self.installing.is_none());
-        [self.pool.calls.earliest(), self.reads.wake_at(), timer, due, waiting, checkpoint]
+        let forwarding = self.forwarding.wake_at(self.pool.has_idle(), now);
+        let others = [timer, due, waiting, checkpoint, forwarding];
+        [self.pool.calls.earliest(), self.reads.wake_at(), self.wishes.wake_at()]
             .into_iter()
+            .chain(others)
             .fold(None, sooner)
     }
 
@@ -623,13 +764,28 @@ impl<C: Callers> HostCore<C> {
     }
 
     fn expire(&mut self, now: Now, effects: &mut Effects<C>) {
-        self.counters.timeouts += self.pool.expire(now, &mut effects.answers) as u64;
+        let before = effects.answers.len();
+        self.pool.expire(now, &mut effects.answers);
+        self.counters.timeouts += (effects.answers.len() - before) as u64;
+        self.wishes.expire(now, &mut effects.answers);
         for waiting in self.reads.expire(now) {
             let error = waiting.too_late();
             effects.answers.push(match waiting.what {
                 Wants::Barrier(who) => Answer::Read(who, Err(error)),
                 Wants::Decision(_, who) => Answer::Decision(who, Err(error)),
             });
+        }
+    }
+
+    fn ask_wishes(&mut self, now: Now, effects: &mut Effects<C>) {
+        let (node, leader) = (self.config.node, self.engine_status.proposer);
+        for ask in self.wishes.ask(now, node, leader) {
+            match ask {
+                Ask::Here(ticket, admin) => self.step(now, Input::Admin { ticket, admin }),
+                Ask::There(to, ticket, within, admin) => {
+                    self.send(to, Packet::Admin { ticket, within, admin }, effects);
+                }
+            }
         }
     }
 
@@ -686,7 +842,8 @@ impl<C: Callers> HostCore<C> {
         let mut held = VecDeque::new();
         for send in self.sends.drain(..) {
             if send.after <= durable {
-                effects.sends.push((send.to, send.urgent, send.message));
+                let Outgoing { to, urgent, message, .. } = send;
+                effects.sends.push(Sent { to, urgent, packet: Packet::Engine(message) });
             } else {
                 held.push_back(send);
             }
@@ -711,7 +868,15 @@ impl<C: Callers> HostCore<C> {
             self.pool.release(placed);
             self.reads.release(|marked| *marked == placed);
         }
+        for (ticket, answer) in self.out.admin.drain(..) {
+            let foreign = self.wishes.answered_here(now, ticket, answer, &mut effects.answers);
+            if let Some((to, ticket, answer)) = foreign {
+                let packet = Packet::AdminAnswer { ticket, answer };
+                effects.sends.push(Sent { to: vec![to], urgent: false, packet });
+            }
+        }
         for (_, members) in self.out.members.drain(..) {
+            effects.members = Some(members.clone());
             effects.events.push(Event::Members { group: self.config.group, members });
         }
         effects.evidence.append(&mut self.out.evidence);
@@ -759,6 +924,54 @@ impl<C: Callers> HostCore<C> {
             self.settle(now, effects);
         }
         offered
+    }
+
+    /// Sends waiting frames to whoever proposes, if that is another node.
+    fn forward(&mut self, now: Now, effects: &mut Effects<C>) {
+        if self.stopped.is_some() || !(self.pool.has_idle() || self.pool.oldest_forward().is_some())
+        {
+            return;
+        }
+        let to = match self.engine.demand() {
+            Demand::At(to) if !to.is_empty() => to,
+            // What it had forwarded before is its own to place.
+            Demand::Here { .. } => return self.pool.take_back(),
+            Demand::At(_) | Demand::Nowhere => return,
+        };
+        if !self.config.forward {
+            let leader = to.first().copied();
+            self.pool.refuse_idle(&ProposeError::NotLeader { leader }, &mut effects.answers);
+            return;
+        }
+        let stuck = self.forwarding.is_stuck(self.pool.oldest_forward(), now);
+        let begun = self.forwarding.to();
+        if stuck || begun.first() != to.first() {
+            self.pool.take_back();
+            // The first is asked first; the others when it does not answer.
+            let to = if stuck { to } else { to[..1].to_vec() };
+            self.forwarding.restart(to, now);
+        }
+        while self.pool.has_idle()
+            && self.forwarding.may_send(now)
+            && self.pool.forwarded_bytes() < forwarding::WINDOW_BYTES
+        {
+            let frames = self.pool.take_batch();
+            let Some(deadline) = self.pool.deadline(&frames) else { continue };
+            let head = BatchHead {
+                log_time: LogTime::ZERO,
+                witness: Witness { index: 0, history: [0; 32] },
+            };
+            let batch =
+                self.encoder.encode(&head, frames.iter().map(|pending| &pending.hashed.frame));
+            let fresh = self.pool.is_fresh_and_single(&frames);
+            let number = self.pool.forward(frames);
+            let (stream, place) = self.forwarding.next(number, fresh);
+            let within = deadline.saturating_sub(now);
+            let packet = Packet::Forward(Forward { stream, number: place, within, batch });
+            let to = self.forwarding.to().to_vec();
+            effects.sends.push(Sent { to, urgent: false, packet });
+        }
+        self.forwarding.is_stuck(self.pool.oldest_forward(), now);
     }
 
     /// Applies what is decided and durable, at most `frames_left` frames; true if anything was applied.
@@ -947,9 +1160,9 @@ impl<C: Callers> HostCore<C> {
     /// Tells what changed in this turn.
     fn report(&mut self, effects: &mut Effects<C>) {
         let group = self.config.group;
-        let leader = self.engine.status().proposer;
-        if leader != self.leader {
-            self.leader = leader;
+        let before = std::mem::replace(&mut self.engine_status, self.engine.status());
+        let leader = self.engine_status.proposer;
+        if leader != before.proposer {
             effects.events.push(Event::Leader { group, leader });
         }
         if !self.ready && self.deliveries.is_empty() && leader.is_some() {
@@ -997,6 +1210,7 @@ impl<C: Callers> HostCore<C> {
                 Wants::Decision(_, who) => Answer::Decision(who, Err(error.clone())),
             });
         }
+        self.wishes.end(&stopped.as_admin_error(), &mut effects.answers);
         let subscriptions = self.subscriptions.end();
         if let Stopped::Faulted(cause) = &stopped {
             let over = SubscriptionOver::Faulted { cause: cause.clone() };
@@ -1027,7 +1241,7 @@ impl<C: Callers> HostCore<C> {
 
     /// What the node knows of the group.
     pub fn status(&self) -> GroupStatus {
-        let engine = self.engine.status();
+        let engine = self.engine_status.clone();
         let mut status = GroupStatus::new(self.config.group, engine.role);
         status.term = engine.term;
         status.leader = engine.proposer;

@@ -3,12 +3,13 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use quorate_replicator::{CheckpointPairs, Event, NodeId};
+use quorate_replicator::{CheckpointPairs, Event, Member, NodeId};
 use quorate_storage::Index;
 
 use crate::callers::{Answer, Callers};
-use crate::engine::{LogWrite, Message, StateHash};
+use crate::engine::{LogWrite, StateHash};
 use crate::subscriptions::{Chunk, SubscriptionId, SubscriptionOver};
+use crate::wire::Packet;
 
 /// What a host core asks its shell to do. The shell does all of it and empties the value before the next turn; the order
 /// within each list counts.
@@ -16,8 +17,8 @@ use crate::subscriptions::{Chunk, SubscriptionId, SubscriptionOver};
 pub struct Effects<C: Callers> {
     /// Give to the log; answered by `HostCore::durable`.
     pub writes: Vec<LogWrite>,
-    /// Send now.
-    pub sends: Vec<(Vec<NodeId>, bool, Message)>,
+    /// Send now. What is lost is sent again by whoever needs it.
+    pub sends: Vec<Sent>,
     /// Answer those who wait.
     pub answers: Vec<Answer<C>>,
     /// Give to subscribers; a chunk with frames is answered by `HostCore::handled`.
@@ -32,6 +33,8 @@ pub struct Effects<C: Callers> {
     pub snapshots: Vec<(NodeId, Index, Bytes)>,
     /// Put a staged snapshot in force; answered by `HostCore::installed`.
     pub install: Option<Index>,
+    /// The members changed: let the transport reach them.
+    pub members: Option<Vec<Member>>,
     /// Proof of another member's misbehaviour, to be kept.
     pub evidence: Vec<Bytes>,
     /// Tell whoever listens.
@@ -50,10 +53,22 @@ impl<C: Callers> Default for Effects<C> {
             checkpoint: None,
             snapshots: Vec::new(),
             install: None,
+            members: None,
             evidence: Vec::new(),
             events: Vec::new(),
         }
     }
+}
+
+/// A packet and to whom it goes; the bytes are the same for all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// To whom.
+    pub to: Vec<NodeId>,
+    /// Whether it is urgent and small.
+    pub urgent: bool,
+    /// What.
+    pub packet: Packet,
 }
 
 /// A wish to read the log.

@@ -7,6 +7,7 @@
 
 pub mod engine;
 
+mod admin;
 mod batch;
 mod callers;
 mod codec;
@@ -14,24 +15,29 @@ mod compaction;
 mod config;
 mod core;
 mod effects;
+mod forwarding;
 mod history;
 mod log_clock;
 mod pool;
 mod reads;
 mod sessions;
+mod snapshot;
 mod state;
 mod stores;
 mod subscriptions;
 mod verdict;
+mod wire;
 
 pub use batch::{BatchEncoder, BatchError, BatchHead, DecodedBatch, Witness};
 pub use callers::{Answer, Callers};
 pub use config::{CheckpointPolicy, CoreConfig, Retain};
 pub use core::{HostCore, Start, StoredCheckpoint, panic_words};
-pub use effects::{CheckpointJob, Effects, Fetch, FetchFor, Fetched};
+pub use effects::{CheckpointJob, Effects, Fetch, FetchFor, Fetched, Sent};
 pub use history::PayloadHash;
 pub use pool::HashedFrame;
 pub use sessions::SessionLimits;
+pub use snapshot::{SnapshotError, SnapshotHead, SnapshotOffer, SnapshotSink, SnapshotSource};
 pub use state::checkpoint_position;
 pub use stores::{RecoveredCheckpoint, Stores, StoresConfig};
 pub use subscriptions::{Chunk, SubscriptionId, SubscriptionOver};
+pub use wire::{Forward, Packet, PacketError, Refusal, Refused};

@@ -1,13 +1,15 @@
 //! Frames on their way to a decision.
 //!
 //! ```text
-//!   propose -> idle -> placed (in a batch that the engine drives) -> delivered
-//!                ^                     |
-//!                +------ released -----+   offered again; may be decided twice, applied once
+//!   propose -> idle -> placed (in a batch that the engine drives) ----> delivered
+//!                ^ \                    |                                ^
+//!                |  +-> forwarded ------|---- (another node's batch) ----+
+//!                |          |           |
+//!                +- taken back -- released   offered again; may be decided twice, applied once
 //! ```
 //!
-//! 1. A frame is idle, or in one placed batch, or delivered (R8).
-//! 2. A frame that was released may be decided through its first batch while it waits for another; it is known by its
+//! 1. A frame is idle, or in one placed batch, or forwarded to another node, or delivered (R8).
+//! 2. A frame that was forwarded or released may be decided through its first batch while it waits for another; it is known by its
 //!    id then, so that its caller is answered and it is not offered for nothing.
 //! 3. What nobody waits for and nobody has seen is dropped.
 
@@ -19,7 +21,7 @@ use quorate_storage::Index;
 
 use crate::batch::FRAME_OVERHEAD_BYTES;
 use crate::callers::{Answer, CallId, Callers, Calls};
-use crate::engine::Placed;
+use crate::engine::{Now, Placed};
 use crate::history::PayloadHash;
 
 /// A frame with the hash of its payload, which the proposer's own thread computes.
@@ -49,7 +51,7 @@ pub(crate) struct Pending {
 pub(crate) struct Waiter {
     call: CallId,
     slot: u32,
-    /// The frame was in a batch that was released: it is also in `Pool::released`, under this.
+    /// The frame was forwarded, or in a batch that was released: it is also in `Pool::released`, under this.
     released: Option<(FrameId, PayloadHash)>,
 }
 
@@ -62,13 +64,37 @@ struct PlacedBatch {
     bytes: usize,
 }
 
+/// Frames that were forwarded to another node together.
+#[derive(Debug)]
+struct Forwarded {
+    /// Rises by one with each forwarding.
+    number: u64,
+    frames: Vec<Pending>,
+    bytes: usize,
+    /// How many of them are still wanted.
+    left: usize,
+}
+
+/// A frame that left this node's hands, and who waits for it.
+#[derive(Debug)]
+struct Released {
+    hash: PayloadHash,
+    call: CallId,
+    slot: u32,
+    /// The [`Forwarded::number`] under which it went last.
+    forwarded: Option<u64>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Pool<C: Callers> {
     pub(crate) calls: Calls<C>,
     idle: VecDeque<Pending>,
     placed: VecDeque<PlacedBatch>,
-    /// Released frames that are not delivered, with everyone who waits for them.
-    released: HashMap<FrameId, Vec<(PayloadHash, CallId, u32)>>,
+    /// In the order in which they went; those in front that nobody wants any more are gone.
+    forwarded: VecDeque<Forwarded>,
+    next_forward: u64,
+    /// Forwarded and released frames that are not delivered, with everyone who waits for them.
+    released: HashMap<FrameId, Vec<Released>>,
     frames: usize,
     bytes: usize,
 }
@@ -79,6 +105,8 @@ impl<C: Callers> Pool<C> {
             calls: Calls::new(),
             idle: VecDeque::new(),
             placed: VecDeque::new(),
+            forwarded: VecDeque::new(),
+            next_forward: 0,
             released: HashMap::new(),
             frames: 0,
             bytes: 0,
@@ -208,9 +236,104 @@ impl<C: Callers> Pool<C> {
                 let (id, hash) = (pending.hashed.frame.id, pending.hashed.hash);
                 let Waiter { call, slot, .. } = pending.waiter;
                 pending.waiter.released = Some((id, hash));
-                self.released.entry(id).or_default().push((hash, call, slot));
+                let released = Released { hash, call, slot, forwarded: None };
+                self.released.entry(id).or_default().push(released);
             }
             self.idle.push_front(pending);
+        }
+    }
+
+    /// The frames of a batch go to another node, which proposes them; how this forwarding is called here.
+    pub(crate) fn forward(&mut self, mut frames: Vec<Pending>) -> u64 {
+        let number = self.next_forward;
+        self.next_forward += 1;
+        for Pending { hashed, waiter } in &mut frames {
+            let (id, hash, Waiter { call, slot, .. }) = (hashed.frame.id, hashed.hash, *waiter);
+            let waiting = self.released.entry(id).or_default();
+            let known = waiting.iter_mut().find(|known| (known.call, known.slot) == (call, slot));
+            match known {
+                Some(known) => known.forwarded = Some(number),
+                None => {
+                    waiting.push(Released { hash, call, slot, forwarded: Some(number) });
+                    waiter.released = Some((id, hash));
+                }
+            }
+        }
+        let (bytes, left) = (frames.iter().map(|it| cost(&it.hashed.frame)).sum(), frames.len());
+        self.forwarded.push_back(Forwarded { number, frames, bytes, left });
+        number
+    }
+
+    /// Bytes of frames that were forwarded and not decided.
+    pub(crate) fn forwarded_bytes(&self) -> usize {
+        self.forwarded.iter().map(|forwarded| forwarded.bytes).sum()
+    }
+
+    /// The oldest forwarding that is not decided.
+    pub(crate) fn oldest_forward(&self) -> Option<u64> {
+        self.forwarded.front().map(|oldest| oldest.number)
+    }
+
+    /// Takes back everything that was forwarded, to be offered again in its order.
+    pub(crate) fn take_back(&mut self) {
+        while let Some(Forwarded { frames, .. }) = self.forwarded.pop_back() {
+            for pending in frames.into_iter().rev() {
+                if self.is_wanted(&pending) {
+                    self.idle.push_front(pending);
+                } else {
+                    self.forget(&pending);
+                }
+            }
+        }
+    }
+
+    /// Whether every frame of a forwarding is the only one of its call, and was never handed to anyone before.
+    pub(crate) fn is_fresh_and_single(&self, pending: &[Pending]) -> bool {
+        pending
+            .iter()
+            .all(|it| it.waiter.released.is_none() && self.calls.frames(it.waiter.call) == Some(1))
+    }
+
+    /// Ends those who wait for a forwarding that was refused as a whole.
+    pub(crate) fn refuse(
+        &mut self,
+        number: u64,
+        error: &ProposeError,
+        answers: &mut Vec<Answer<C>>,
+    ) {
+        let Some(place) = self.forwarded.iter().position(|it| it.number == number) else { return };
+        let refused: Vec<_> =
+            self.forwarded[place].frames.iter().filter_map(|it| it.waiter.released).collect();
+        for (id, hash) in refused {
+            self.answer_released(id, hash, &Err(error.clone()), answers);
+        }
+    }
+
+    /// Ends calls none of whose frames was ever handed to anyone.
+    pub(crate) fn refuse_idle(&mut self, error: &ProposeError, answers: &mut Vec<Answer<C>>) {
+        let mut fresh: HashMap<CallId, usize> = HashMap::new();
+        for pending in self.idle.iter().filter(|pending| pending.waiter.released.is_none()) {
+            *fresh.entry(pending.waiter.call).or_default() += 1;
+        }
+        for (call, count) in fresh {
+            if self.calls.frames(call) == Some(count) {
+                self.calls.refuse(call, error, answers);
+            }
+        }
+        self.drop_unwanted();
+    }
+
+    /// The latest moment at which someone waits for one of these frames.
+    pub(crate) fn deadline(&self, frames: &[Pending]) -> Option<Now> {
+        frames.iter().filter_map(|pending| self.calls.deadline(pending.waiter.call)).max()
+    }
+
+    /// Forgets forwardings in front that nobody waits for.
+    fn drop_decided(&mut self) {
+        while self.forwarded.front().is_some_and(|oldest| oldest.left == 0) {
+            let oldest = self.forwarded.pop_front().expect("there is a front");
+            self.frames -= oldest.frames.len();
+            self.bytes -= oldest.bytes;
         }
     }
 
@@ -241,30 +364,39 @@ impl<C: Callers> Pool<C> {
         answers: &mut Vec<Answer<C>>,
     ) {
         let Some(waiting) = self.released.get_mut(&id) else { return };
-        for (_, call, slot) in waiting.extract_if(.., |(waiting, ..)| *waiting == hash) {
-            self.calls.answer(call, slot, answer.clone(), answers);
+        let first = self.forwarded.front().map_or(u64::MAX, |oldest| oldest.number);
+        for released in waiting.extract_if(.., |released| released.hash == hash) {
+            self.calls.answer(released.call, released.slot, answer.clone(), answers);
+            if let Some(number) = released.forwarded
+                && number >= first
+                && let Some(forwarded) = self.forwarded.get_mut((number - first) as usize)
+            {
+                forwarded.left -= 1;
+            }
         }
         if waiting.is_empty() {
             self.released.remove(&id);
         }
+        self.drop_decided();
     }
 
-    /// Ends the calls whose deadline has come, and drops what nobody waits for; how many ended.
-    pub(crate) fn expire(
-        &mut self,
-        now: crate::engine::Now,
-        answers: &mut Vec<Answer<C>>,
-    ) -> usize {
-        let ended = self.calls.expire(now, answers);
-        if ended > 0 {
-            let calls = &self.calls;
-            self.released.retain(|_, waiting| {
-                waiting.retain(|(_, call, _)| calls.waits(*call));
-                !waiting.is_empty()
-            });
-            self.drop_unwanted();
+    /// Ends the calls whose deadline has come, and drops what nobody waits for.
+    pub(crate) fn expire(&mut self, now: Now, answers: &mut Vec<Answer<C>>) {
+        if self.calls.expire(now, answers) == 0 {
+            return;
         }
-        ended
+        let calls = &self.calls;
+        self.released.retain(|_, waiting| {
+            waiting.retain(|released| calls.waits(released.call));
+            !waiting.is_empty()
+        });
+        for place in 0..self.forwarded.len() {
+            let frames = &self.forwarded[place].frames;
+            let left = frames.iter().filter(|pending| self.is_wanted(pending)).count();
+            self.forwarded[place].left = left;
+        }
+        self.drop_decided();
+        self.drop_unwanted();
     }
 
     /// Drops idle frames that nobody waits for or that were decided through another batch.
@@ -291,6 +423,7 @@ impl<C: Callers> Pool<C> {
         }
         self.calls.end(&error(true), answers);
         self.placed.clear();
+        self.forwarded.clear();
         self.released.clear();
         self.frames = 0;
         self.bytes = 0;
@@ -299,5 +432,5 @@ impl<C: Callers> Pool<C> {
 
 /// What a frame counts against the limits in bytes.
 pub(crate) fn cost(frame: &Frame) -> usize {
-    frame.payload.len() + FRAME_OVERHEAD_BYTES
+    frame.payload.len() + frame.shard.as_str().len() + FRAME_OVERHEAD_BYTES
 }

@@ -277,6 +277,7 @@ impl EngineThread {
             Answer::ProposeMany(who, answer) => drop(who.send(answer)),
             Answer::Read(who, answer) => drop(who.send(answer)),
             Answer::Decision(who, answer) => drop(who.send(answer)),
+            Answer::Admin(who, answer) => drop(who.send(answer)),
             Answer::Subscribe(Subscriber { begun, news }, answer) => {
                 let id = answer.as_ref().ok().copied();
                 let wanted = begun.send(answer).is_ok();

@@ -52,6 +52,7 @@ impl Callers for Nobody {
     type Read = ();
     type Decision = ();
     type Subscribe = ();
+    type Admin = ();
 }
 
 /// What a check is about.

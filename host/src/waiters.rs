@@ -1,7 +1,7 @@
 //! How tasks wait for the engine thread's answers.
 
 use quorate_engine::{Callers, Chunk, SubscriptionId, SubscriptionOver};
-use quorate_replicator::{Decision, Position, ProposeError, ReadError, SubscribeError};
+use quorate_replicator::{AdminError, Decision, Position, ProposeError, ReadError, SubscribeError};
 use tokio::sync::{mpsc, oneshot};
 
 /// Tasks that wait on channels.
@@ -14,6 +14,7 @@ impl Callers for Waiters {
     type Read = oneshot::Sender<Result<Position, ReadError>>;
     type Decision = oneshot::Sender<Result<Decision, ReadError>>;
     type Subscribe = Subscriber;
+    type Admin = oneshot::Sender<Result<(), AdminError>>;
 }
 
 /// Who waits for a subscription to begin, and where its chunks go.

@@ -33,6 +33,7 @@ impl Callers for Numbers {
     type Read = u64;
     type Decision = u64;
     type Subscribe = u64;
+    type Admin = u64;
 }
 
 /// What came out of a node.
@@ -182,6 +183,7 @@ impl Node {
                 Answer::Read(_, answer) => News::Read(answer),
                 Answer::Decision(who, answer) => News::Decided(who, answer),
                 Answer::Subscribe(_, answer) => News::Subscribed(answer),
+                Answer::Admin(..) => unreachable!("the scenario has one node"),
             });
         }
         for chunk in effects.chunks {

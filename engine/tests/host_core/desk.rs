@@ -21,6 +21,7 @@ impl Callers for Numbers {
     type Read = u64;
     type Decision = u64;
     type Subscribe = u64;
+    type Admin = u64;
 }
 
 /// Appends every payload to a list and answers with the number of payloads so far.
@@ -129,6 +130,7 @@ pub(crate) struct Desk {
     pub(crate) reads: Vec<(u64, Result<Position, ReadError>)>,
     pub(crate) decisions: Vec<(u64, Result<Decision, ReadError>)>,
     pub(crate) subscribed: Vec<(u64, Result<SubscriptionId, SubscribeError>)>,
+    pub(crate) administered: Vec<(u64, Result<(), AdminError>)>,
     pub(crate) chunks: Vec<quorate_engine::Chunk>,
     pub(crate) events: Vec<Event>,
     next: u64,
@@ -201,6 +203,7 @@ impl Desk {
             reads: Vec::new(),
             decisions: Vec::new(),
             subscribed: Vec::new(),
+            administered: Vec::new(),
             chunks: Vec::new(),
             events: Vec::new(),
             next: 0,
@@ -255,6 +258,7 @@ impl Desk {
                 Answer::Read(who, answer) => self.reads.push((who, answer)),
                 Answer::Decision(who, answer) => self.decisions.push((who, answer)),
                 Answer::Subscribe(who, answer) => self.subscribed.push((who, answer)),
+                Answer::Admin(who, answer) => self.administered.push((who, answer)),
             }
         }
         self.chunks.append(&mut effects.chunks);

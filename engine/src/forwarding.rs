@@ -1,0 +1,143 @@
+//! Frames on their way to the node that proposes.
+//!
+//! ```text
+//!   here:   pool -> stream of forwardings -> the one who proposes         taken back when it is another one, when it
+//!                                                                         refuses, or when nothing moves for a while
+//!   there:  next of its stream? -> pool, with nobody to answer
+//!   here:   the batch comes through the log -> applied -> the caller is answered
+//! ```
+//!
+//! 1. What is forwarded is answered here, by what is applied here. Nothing the other node says can make it accepted.
+//! 2. Frames are proposed in the order in which they were forwarded: a receiver takes only the next of a stream, and
+//!    whatever is sent again is sent in a new stream, from its oldest open frame on. Frames that are decided twice by that are
+//!    applied once.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use quorate_replicator::NodeId;
+
+use crate::engine::Now;
+
+/// Most bytes that are forwarded and not decided: enough for several full batches.
+pub(crate) const WINDOW_BYTES: usize = 4 << 20;
+
+/// How long nothing may move before everything is forwarded again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How long to wait after a refusal, unless someone else turns out to propose before that.
+const REFUSED_PAUSE: Duration = Duration::from_millis(20);
+
+/// The stream in which this node forwards.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    /// To whom; the first is who should propose.
+    to: Vec<NodeId>,
+    stream: u64,
+    /// The place in the stream of the first of `sent`.
+    first: u64,
+    /// What is open of the stream: how the pool calls each forwarding, and whether its callers may be told that it was
+    /// refused.
+    sent: VecDeque<(u64, bool)>,
+    /// The oldest forwarding that was open when something last moved, and when that was.
+    oldest: Option<u64>,
+    moved_at: Now,
+    /// Nothing is forwarded before this.
+    pause_until: Now,
+}
+
+impl Outgoing {
+    /// No stream; `seed` makes its streams differ from those of an earlier life of this node.
+    pub(crate) fn new(seed: u64) -> Self {
+        let (to, stream) = (Vec::new(), seed);
+        let (oldest, moved_at) = (None, Duration::ZERO);
+        let pause_until = Duration::ZERO;
+        Self { to, stream, first: 0, sent: VecDeque::new(), oldest, moved_at, pause_until }
+    }
+
+    /// Begins a new stream.
+    pub(crate) fn restart(&mut self, to: Vec<NodeId>, now: Now) {
+        self.to = to;
+        self.stream = self.stream.wrapping_add(1);
+        self.first = 0;
+        self.sent.clear();
+        (self.oldest, self.moved_at) = (None, now);
+    }
+
+    /// To whom frames go.
+    pub(crate) fn to(&self) -> &[NodeId] {
+        &self.to
+    }
+
+    /// The stream and place of the next forwarding, which the pool calls `number`. With `fresh` its callers may be told
+    /// that it was refused.
+    pub(crate) fn next(&mut self, number: u64, fresh: bool) -> (u64, u64) {
+        self.sent.push_back((number, fresh));
+        (self.stream, self.first + self.sent.len() as u64 - 1)
+    }
+
+    /// Whether `stream` is the one that is open.
+    pub(crate) fn is_open(&self, stream: u64) -> bool {
+        self.stream == stream && !self.to.is_empty()
+    }
+
+    /// How the pool calls the forwarding at a place of the stream, if its callers may be told that it was refused.
+    pub(crate) fn fresh(&self, place: u64) -> Option<u64> {
+        let place = usize::try_from(place.checked_sub(self.first)?).ok()?;
+        self.sent.get(place).filter(|(_, fresh)| *fresh).map(|(number, _)| *number)
+    }
+
+    /// Whether something may be forwarded now.
+    pub(crate) fn may_send(&self, now: Now) -> bool {
+        now >= self.pause_until
+    }
+
+    /// Whoever it goes to does not take it for now.
+    pub(crate) fn pause(&mut self, now: Now) {
+        self.pause_until = now + REFUSED_PAUSE;
+    }
+
+    /// Takes note of the oldest open forwarding; true if nothing has moved for so long that it must be sent again.
+    pub(crate) fn is_stuck(&mut self, oldest: Option<u64>, now: Now) -> bool {
+        while self.sent.front().is_some_and(|(number, _)| oldest.is_none_or(|it| *number < it)) {
+            self.sent.pop_front();
+            self.first += 1;
+        }
+        if oldest != self.oldest {
+            (self.oldest, self.moved_at) = (oldest, now);
+        }
+        oldest.is_some() && now >= self.moved_at + AGAIN_AFTER
+    }
+
+    /// When to look again by itself.
+    pub(crate) fn wake_at(&self, has_idle: bool, now: Now) -> Option<Now> {
+        if has_idle && now < self.pause_until {
+            return Some(self.pause_until);
+        }
+        self.oldest.map(|_| self.moved_at + AGAIN_AFTER)
+    }
+}
+
+/// The streams that other nodes forward in.
+#[derive(Debug, Default)]
+pub(crate) struct Incoming {
+    /// The open stream of each node, and its next place. There are as many as the cluster has nodes.
+    streams: HashMap<NodeId, (u64, u64)>,
+}
+
+impl Incoming {
+    /// Whether this is the next of its stream. A stream begins with its first.
+    pub(crate) fn is_next(&self, from: NodeId, stream: u64, number: u64) -> bool {
+        number == 0 || self.streams.get(&from) == Some(&(stream, number))
+    }
+
+    /// It was taken.
+    pub(crate) fn taken(&mut self, from: NodeId, stream: u64, number: u64) {
+        self.streams.insert(from, (stream, number.saturating_add(1)));
+    }
+
+    /// It was not taken: nothing that follows it may be.
+    pub(crate) fn refused(&mut self, from: NodeId) {
+        self.streams.remove(&from);
+    }
+}
