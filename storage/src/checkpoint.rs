@@ -4,6 +4,7 @@
 //!   write(meta, changed pairs) --one transaction--> checkpoint/g0.redb <-- pin() readers, each on its own version
 //!                                                         ^
 //!   stage() ... put ... finish(digests) --> g0.stage -----+ install(): rename, sync of the directory
+//!                                                         + recover(): the same after a crash, if the log says so
 //! ```
 //!
 //! # Invariants
@@ -299,13 +300,10 @@ impl CheckpointStore {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Faulted`] if the disk failed, now or before.
+    /// [`CheckpointError::Faulted`] if the disk failed now, which ends this stage alone, or before.
     pub fn stage(&self) -> Result<Stage, CheckpointError> {
         self.sticky.check()?;
-        let made = remove_if_there(&*self.disk, &self.paths.stage)
-            .and_then(|()| self.disk.open(&self.paths.stage, OpenMode::CreateNew));
-        let file = made.map_err(|error| self.sticky.fault("stage a snapshot", error))?;
-        Stage::new(file, self.cache_bytes, Arc::clone(&self.sticky))
+        Stage::new(Arc::clone(&self.disk), &self.paths.stage, self.cache_bytes)
     }
 
     /// Puts a received snapshot in the place of the newest checkpoint. After a crash there is the one or the other. What is
@@ -331,6 +329,57 @@ impl CheckpointStore {
         let latest = Some((meta.clone(), summary));
         *self.current() = Current { database: Arc::new(database), latest };
         Ok(meta)
+    }
+
+    /// Ends what a crash interrupted, once the log is known. `reset` is the last index of the snapshot after which the log
+    /// begins anew, if it does: if that is beyond the newest checkpoint, the snapshot that was staged for it is put in force; `true`
+    /// then. Whatever else was staged is removed. Called once, before anything else is done with this store.
+    ///
+    /// A store that is only read looks at the snapshot where it is.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::NoSnapshot`] if it is not there, or not whole; otherwise as [`open`](Self::open).
+    pub fn recover(&mut self, reset: Option<Index>) -> Result<bool, CheckpointError> {
+        self.sticky.check()?;
+        let current = self.current.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let newest = current.latest.as_ref().map_or(0, |(meta, _)| meta.index);
+        let path = &self.paths.stage;
+        let Some(reset) = reset.filter(|reset| *reset > newest) else {
+            if self.mode == CheckpointMode::Create {
+                remove_if_there(&*self.disk, path)
+                    .map_err(CheckpointError::io(format!("remove {path}")))?;
+            }
+            return Ok(false);
+        };
+        let lost = |found: String| CheckpointError::NoSnapshot {
+            reset,
+            path: path.clone(),
+            found,
+            newest,
+        };
+        let database = match open_database(&*self.disk, path, self.mode, self.cache_bytes) {
+            Ok(database) => database,
+            Err(CheckpointError::Missing { .. }) => return Err(lost("missing".to_owned())),
+            Err(CheckpointError::Damaged { what, .. }) => {
+                return Err(lost(format!("damaged: {what}")));
+            }
+            Err(error) => return Err(error),
+        };
+        // The description is of the last transaction: without it the rest is not whole.
+        let latest = match read_meta(&database, path)? {
+            Some(latest) if latest.0.index == reset => latest,
+            Some((meta, _)) => return Err(lost(format!("one at index {}", meta.index))),
+            None => return Err(lost("not whole".to_owned())),
+        };
+        if self.mode == CheckpointMode::Create {
+            self.disk
+                .rename(path, &self.paths.file)
+                .and_then(|()| self.disk.sync_dir(CHECKPOINT_DIR))
+                .map_err(CheckpointError::io(format!("put {path} in force")))?;
+        }
+        *current = Current { database: Arc::new(database), latest: Some(latest) };
+        Ok(true)
     }
 
     /// Gives back to the file system what the file has and does not need, if that is more than half of it and at least
@@ -512,14 +561,13 @@ fn decode_meta(bytes: &[u8], path: &str) -> Result<(CheckpointMeta, Summary), Ch
 fn prepare(disk: &dyn Disk, paths: &Paths, cache_bytes: usize) -> Result<(), CheckpointError> {
     let failed = || CheckpointError::io(format!("create {}", paths.file));
     match disk.open(&paths.file, OpenMode::Read) {
-        Ok(_) => return remove_if_there(disk, &paths.stage).map_err(failed()),
+        Ok(_) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed()(error)),
     }
     disk.create_dir_all(CHECKPOINT_DIR)
         .and_then(|()| disk.sync_dir(""))
         .and_then(|()| remove_if_there(disk, &paths.new))
-        .and_then(|()| remove_if_there(disk, &paths.stage))
         .map_err(failed())?;
     let file = disk.open(&paths.new, OpenMode::CreateNew).map_err(failed())?;
     let make = || {

@@ -36,6 +36,21 @@ pub enum CheckpointError {
         /// What is wrong.
         what: String,
     },
+    /// The log begins anew after a snapshot that is not there: part of the data directory was lost.
+    #[error(
+        "the log begins after a snapshot at index {reset}, and {path} is {found}; the newest checkpoint is at \
+         index {newest}: restore the data directory from a backup or, in a cluster, remove it and let this node join anew"
+    )]
+    NoSnapshot {
+        /// The last index of the snapshot.
+        reset: Index,
+        /// Where it should be.
+        path: String,
+        /// What is there instead.
+        found: String,
+        /// Of the newest checkpoint; 0 if there is none.
+        newest: Index,
+    },
     /// A later version wrote it.
     #[error(
         "checkpoint {path} has format {format}, this program knows format {known}: start it with \

@@ -82,6 +82,40 @@ impl Pin {
         self.read(&self.inner.host, from, pairs_max, bytes_max)
     }
 
+    /// Looks at every pair of the state machine in the order of their keys: `look` is given the key and the length of the
+    /// value. Nothing is copied.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_machine`](Self::read_machine).
+    pub fn look_at_machine(&self, look: impl FnMut(&[u8], usize)) -> Result<(), CheckpointError> {
+        self.look_at(&self.inner.machine, look)
+    }
+
+    /// Looks at every pair of the host; otherwise as [`look_at_machine`](Self::look_at_machine).
+    ///
+    /// # Errors
+    ///
+    /// As [`read_machine`](Self::read_machine).
+    pub fn look_at_host(&self, look: impl FnMut(&[u8], usize)) -> Result<(), CheckpointError> {
+        self.look_at(&self.inner.host, look)
+    }
+
+    fn look_at(
+        &self,
+        table: &ReadOnlyTable<&'static [u8], &'static [u8]>,
+        mut look: impl FnMut(&[u8], usize),
+    ) -> Result<(), CheckpointError> {
+        let sticky = &self.inner.sticky;
+        sticky.check()?;
+        let failed = |error| sticky.fault("read a checkpoint", error);
+        for pair in table.range::<&[u8]>(..).map_err(failed)? {
+            let (key, value) = pair.map_err(failed)?;
+            look(key.value(), value.value().len());
+        }
+        Ok(())
+    }
+
     fn read(
         &self,
         table: &ReadOnlyTable<&'static [u8], &'static [u8]>,

@@ -6,16 +6,20 @@ use redb::Database;
 
 use super::backend::FileBackend;
 use super::{
-    Changes, CheckpointError, CheckpointMeta, HOST, MACHINE, META, Staged, Sticky, Summary,
-    builder, durable, put_meta, put_pairs,
+    CHECKPOINT_DIR, Changes, CheckpointError, CheckpointMeta, HOST, MACHINE, META, Staged, Sticky,
+    Summary, builder, durable, put_meta, put_pairs, remove_if_there,
 };
-use crate::DiskFile;
+use crate::{Disk, OpenMode};
 
 /// A snapshot that is being received, beside the checkpoint in force. Dropping it leaves a file that the next one
 /// removes.
+///
+/// A disk that fails here fails the stage alone: the checkpoint in force goes on, and finds out by itself how the disk is.
 pub struct Stage {
+    disk: Arc<dyn Disk>,
     database: Database,
-    sticky: Arc<Sticky>,
+    /// Of this file, and not of the checkpoint in force.
+    sticky: Sticky,
     summary: Summary,
 }
 
@@ -27,10 +31,14 @@ impl std::fmt::Debug for Stage {
 
 impl Stage {
     pub(super) fn new(
-        file: Box<dyn DiskFile>,
+        disk: Arc<dyn Disk>,
+        path: &str,
         cache_bytes: usize,
-        sticky: Arc<Sticky>,
     ) -> Result<Self, CheckpointError> {
+        let sticky = Sticky::default();
+        let file = remove_if_there(&*disk, path)
+            .and_then(|()| disk.open(path, OpenMode::CreateNew))
+            .map_err(|error| sticky.fault("stage a snapshot", error))?;
         let database = sticky.run("stage a snapshot", || {
             let database = builder(cache_bytes).create_with_backend(FileBackend::new(file))?;
             let transaction = durable(&database)?;
@@ -40,7 +48,7 @@ impl Stage {
             transaction.commit()?;
             Ok(database)
         })?;
-        Ok(Self { database, sticky, summary: Summary::default() })
+        Ok(Self { disk, database, sticky, summary: Summary::default() })
     }
 
     /// Adds pairs, as [`Pin::read_machine`](super::Pin::read_machine) and [`Pin::read_host`](super::Pin::read_host) give them.
@@ -67,14 +75,15 @@ impl Stage {
         self.summary
     }
 
-    /// Compares what was received with what was sent, and makes it durable.
+    /// Compares what was received with what was sent, and makes it durable: from now on a crash leaves it to be found by
+    /// [`CheckpointStore::recover`](super::CheckpointStore::recover).
     ///
     /// # Errors
     ///
     /// [`CheckpointError::Mismatch`] if it differs; [`CheckpointError::Faulted`] if the disk failed, now or before.
     pub fn finish(self, meta: CheckpointMeta, sent: Summary) -> Result<Staged, CheckpointError> {
         self.sticky.check()?;
-        let Self { database, sticky, summary } = self;
+        let Self { disk, database, sticky, summary } = self;
         if summary != sent {
             let what = format!(
                 "{} and {} pairs came of {} and {}, or they differ",
@@ -86,7 +95,8 @@ impl Stage {
             let transaction = durable(&database)?;
             put_meta(&transaction, &meta, &summary)?;
             transaction.commit()?;
-            Ok(())
+            // Its name has to be there after a crash as well.
+            disk.sync_dir(CHECKPOINT_DIR).map_err(redb::Error::Io)
         })?;
         Ok(Staged { database, meta, summary })
     }

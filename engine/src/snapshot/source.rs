@@ -1,0 +1,179 @@
+//! The sender's end.
+
+use std::ops::Bound;
+
+use bytes::Bytes;
+use quorate_replicator::{GroupId, NodeId};
+use quorate_storage::{Index, Pin};
+
+use super::format::{
+    KEY_BYTES_MAX, PAIR_HEAD_BYTES, PIECE_BYTES, PIECE_HEAD_BYTES, PieceHead, Table,
+    VALUE_BYTES_MAX, put_pair, snapshot_id,
+};
+use super::{SnapshotError, SnapshotHead};
+
+/// A pinned checkpoint as a stream of bytes that can be read from anywhere on.
+///
+/// Opening it looks at all pairs once, without copying them: that gives the length of the stream, and where each piece of it
+/// begins. From then on memory holds that list (one key for each MiB) and the piece that was read last, and what is read at an
+/// offset costs one piece, whatever was read before.
+#[derive(Debug)]
+pub struct SnapshotSource {
+    pin: Pin,
+    head: SnapshotHead,
+    encoded_head: Bytes,
+    pieces: Vec<Piece>,
+    /// The piece that was read last: where it begins, and its bytes.
+    last: Option<(u64, Bytes)>,
+}
+
+/// One piece of the stream.
+#[derive(Debug)]
+struct Piece {
+    /// Where it begins.
+    at: u64,
+    table: Table,
+    pairs: u32,
+    /// Of the pairs.
+    bytes: usize,
+    first_key: Bytes,
+}
+
+impl SnapshotSource {
+    /// A stream of what is pinned. Looks at all pairs: not for a thread that has something else to do.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::TooLarge`] if a pair is; [`SnapshotError::Store`] if the checkpoint cannot be read.
+    pub fn open(group: GroupId, pin: Pin) -> Result<Self, SnapshotError> {
+        let meta = pin.meta();
+        let mut head = SnapshotHead {
+            group,
+            index: meta.index,
+            state: meta.state,
+            summary: pin.summary(),
+            bytes: 0,
+            position: meta.position.clone(),
+            mark: meta.mark.clone(),
+        };
+        let mut pieces = Pieces { at: head.encoded_bytes() as u64, ..Pieces::default() };
+        pin.look_at_machine(|key, value_bytes| pieces.add(Table::Machine, key, value_bytes))?;
+        pin.look_at_host(|key, value_bytes| pieces.add(Table::Host, key, value_bytes))?;
+        let (pieces, bytes) = pieces.finish()?;
+        head.bytes = bytes;
+        let encoded_head = head.encode()?;
+        Ok(Self { pin, head, encoded_head, pieces, last: None })
+    }
+
+    /// What the stream says of itself.
+    pub fn head(&self) -> &SnapshotHead {
+        &self.head
+    }
+
+    /// The length of the stream.
+    pub fn bytes(&self) -> u64 {
+        self.head.bytes
+    }
+
+    /// The last index in it.
+    pub fn index(&self) -> Index {
+        self.head.index
+    }
+
+    /// Names the stream as this node sends it: the same for each attempt, and another one for any other stream.
+    pub fn id(&self, sender: NodeId) -> u128 {
+        snapshot_id(sender, &self.encoded_head)
+    }
+
+    /// Bytes from `offset` on: at least one and at most `bytes_max` of them; none at the end, and none if none are asked
+    /// for. They may be fewer than there are, and never cross from one piece to the next.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Store`] if the checkpoint cannot be read.
+    pub fn read(&mut self, offset: u64, bytes_max: usize) -> Result<Bytes, SnapshotError> {
+        if offset >= self.head.bytes {
+            return Ok(Bytes::new());
+        }
+        let (at, bytes) =
+            match self.pieces.partition_point(|piece| piece.at <= offset).checked_sub(1) {
+                None => (0, self.encoded_head.clone()),
+                Some(piece) => self.piece(piece)?,
+            };
+        let from = usize::try_from(offset - at).expect("an offset in a piece");
+        Ok(bytes.slice(from..bytes.len().min(from.saturating_add(bytes_max))))
+    }
+
+    /// The bytes of a piece, and where it begins.
+    fn piece(&mut self, number: usize) -> Result<(u64, Bytes), SnapshotError> {
+        let Piece { at, table, pairs, bytes, ref first_key } = self.pieces[number];
+        if let Some((last, bytes)) = &self.last
+            && *last == at
+        {
+            return Ok((at, bytes.clone()));
+        }
+        // Let go before the next one is taken.
+        self.last = None;
+        let from = Bound::Included(&first_key[..]);
+        let found = match table {
+            Table::Machine => self.pin.read_machine(from, pairs as usize, usize::MAX)?,
+            Table::Host => self.pin.read_host(from, pairs as usize, usize::MAX)?,
+        };
+        let mut piece = Vec::with_capacity(PIECE_HEAD_BYTES + bytes);
+        piece.resize(PIECE_HEAD_BYTES, 0);
+        found.iter().for_each(|(key, value)| put_pair(&mut piece, key, value));
+        let payload = &piece[PIECE_HEAD_BYTES..];
+        assert_eq!(payload.len(), bytes, "what is pinned stays as it is");
+        let head = PieceHead::of(table, pairs, payload).encode();
+        piece[..PIECE_HEAD_BYTES].copy_from_slice(&head);
+        let piece = Bytes::from(piece);
+        self.last = Some((at, piece.clone()));
+        Ok((at, piece))
+    }
+}
+
+/// Cuts pairs into pieces.
+#[derive(Debug, Default)]
+struct Pieces {
+    done: Vec<Piece>,
+    open: Option<Piece>,
+    /// Where the next piece begins.
+    at: u64,
+    failed: Option<SnapshotError>,
+}
+
+impl Pieces {
+    fn add(&mut self, table: Table, key: &[u8], value_bytes: usize) {
+        let too_large = |what, bytes, limit| SnapshotError::TooLarge { what, bytes, limit };
+        if key.len() > KEY_BYTES_MAX {
+            self.failed.get_or_insert(too_large("a key", key.len(), KEY_BYTES_MAX));
+        } else if value_bytes > VALUE_BYTES_MAX {
+            self.failed.get_or_insert(too_large("a value", value_bytes, VALUE_BYTES_MAX));
+        }
+        if self.open.as_ref().is_some_and(|open| open.table != table || open.bytes >= PIECE_BYTES) {
+            self.close();
+        }
+        let at = self.at;
+        let begin =
+            || Piece { at, table, pairs: 0, bytes: 0, first_key: Bytes::copy_from_slice(key) };
+        let open = self.open.get_or_insert_with(begin);
+        open.pairs += 1;
+        open.bytes += PAIR_HEAD_BYTES + key.len() + value_bytes;
+    }
+
+    fn close(&mut self) {
+        if let Some(piece) = self.open.take() {
+            self.at += (PIECE_HEAD_BYTES + piece.bytes) as u64;
+            self.done.push(piece);
+        }
+    }
+
+    /// The pieces, and where the last one ends.
+    fn finish(mut self) -> Result<(Vec<Piece>, u64), SnapshotError> {
+        self.close();
+        match self.failed {
+            Some(error) => Err(error),
+            None => Ok((self.done, self.at)),
+        }
+    }
+}
