@@ -22,8 +22,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_replicator::{
     Accepted, AdminError, CheckpointReader, Consistency, Cursor, Decision, Event, FrameId,
-    GroupStatus, LogTime, NodeId, OpenError, Position, ProposeError, ReadError, Resource,
-    RestoreError, Scope, StateMachine, SubscribeError,
+    GroupStatus, LogTime, Member, MemberChange, MemberRole, NodeId, OpenError, Position,
+    ProposeError, ReadError, Resource, RestoreError, Scope, StateMachine, SubscribeError,
 };
 use quorate_storage::{Body, Entry, Index, Record, Recovered, Seq};
 
@@ -48,6 +48,9 @@ use crate::wire::{Forward, Packet, Refusal, Refused};
 
 /// Most frames that are applied in one turn before messages are looked at again.
 const APPLY_FRAMES_PER_TURN: usize = 8192;
+
+/// How often the engine is asked for all that it knows, while it is busy.
+const STATUS_EVERY: Duration = Duration::from_millis(50);
 
 /// How long frames may wait unplaced before the engine is told.
 const WAITING_AFTER: Duration = Duration::from_millis(100);
@@ -139,8 +142,13 @@ pub struct HostCore<C: Callers> {
     log_first: Index,
     /// Frames have been waiting unplaced since.
     waiting_since: Option<Now>,
-    /// What the engine knew at the end of the last turn.
+    /// Who proposed at the end of the last turn.
+    proposer: Option<NodeId>,
+    /// What the engine said of itself last, when that was, and whether it may be another thing by now.
     engine_status: EngineStatus,
+    asked_status_at: Now,
+    status_is_old: bool,
+    members: Vec<Member>,
     ready: bool,
     storage_full: bool,
     stopped: Option<Stopped>,
@@ -200,7 +208,7 @@ impl<C: Callers> HostCore<C> {
             .open(driver_config, opening, &mut out)
             .map_err(|problem| OpenError::Driver { driver: D::NAME.into(), problem })?;
         let applied = state.applied();
-        let engine_status = EngineStatus { proposer: None, ..engine.status() };
+        let engine_status = engine.status();
         Ok(Self {
             driver: D::NAME,
             engine,
@@ -224,7 +232,11 @@ impl<C: Callers> HostCore<C> {
             checks: Vec::new(),
             log_first,
             waiting_since: None,
+            proposer: None,
             engine_status,
+            asked_status_at: now,
+            status_is_old: false,
+            members: Vec::new(),
             ready: false,
             storage_full: false,
             stopped: None,
@@ -493,12 +505,13 @@ impl<C: Callers> HostCore<C> {
                     match self.wishes.add_foreign(from, ticket, now + within) {
                         Ok(None) => return,
                         Ok(Some(ticket)) => {
+                            self.announce(&admin, effects);
                             return self.inputs.push_back(Input::Admin { ticket, admin });
                         }
                         Err(error) => Err(error),
                     }
                 } else {
-                    Err(AdminError::NotLeader { leader: self.engine_status.proposer })
+                    Err(AdminError::NotLeader { leader: self.proposer })
                 };
                 self.send(from, Packet::AdminAnswer { ticket, answer }, effects);
             }
@@ -508,13 +521,28 @@ impl<C: Callers> HostCore<C> {
         }
     }
 
+    /// Lets the transport reach a node that is about to be added: the engine speaks with it before it is a member.
+    fn announce(&self, admin: &Admin, effects: &mut Effects<C>) {
+        if let Admin::Change(
+            MemberChange::Add { node, address, .. }
+            | MemberChange::Replace { new: node, address, .. },
+        ) = admin
+        {
+            let (node, role, address) = (*node, MemberRole::Learner, address.clone());
+            let mut members = self.members.clone();
+            members.retain(|member| member.node != node);
+            members.push(Member { node, role, address });
+            effects.members = Some(members);
+        }
+    }
+
     fn send(&self, to: NodeId, packet: Packet, effects: &mut Effects<C>) {
         effects.sends.push(Sent { to: vec![to], urgent: false, packet });
     }
 
     /// Whether this node is the one who proposes, as far as it knows.
     fn leads(&self) -> bool {
-        self.engine_status.proposer == Some(self.config.node)
+        self.proposer == Some(self.config.node)
     }
 
     /// Takes frames that another node forwarded into the pool, with nobody to answer: that node learns what becomes of
@@ -526,7 +554,7 @@ impl<C: Callers> HostCore<C> {
             Demand::Nowhere => self.leads(),
         };
         if !takes {
-            return Err(Refusal::NotLeader(self.engine_status.proposer));
+            return Err(Refusal::NotLeader(self.proposer));
         }
         if !self.forwarded.is_next(from, forward.stream, forward.number) {
             return Err(Refusal::Gap);
@@ -729,7 +757,7 @@ impl<C: Callers> HostCore<C> {
         }
         self.serve_subscribers(effects);
         self.checkpoint(now, effects);
-        self.report(effects);
+        self.report(now, effects);
         frames_left == 0
     }
 
@@ -748,7 +776,8 @@ impl<C: Callers> HostCore<C> {
         let checkpoint = self.compaction.wake_at(self.state.applied());
         let checkpoint = checkpoint.filter(|_| self.installing.is_none());
         let forwarding = self.forwarding.wake_at(self.pool.has_idle(), now);
-        let others = [timer, due, waiting, checkpoint, forwarding];
+        let status = self.status_is_old.then(|| self.asked_status_at + STATUS_EVERY);
+        let others = [timer, due, waiting, checkpoint, forwarding, status];
         [self.pool.calls.earliest(), self.reads.wake_at(), self.wishes.wake_at()]
             .into_iter()
             .chain(others)
@@ -778,10 +807,13 @@ impl<C: Callers> HostCore<C> {
     }
 
     fn ask_wishes(&mut self, now: Now, effects: &mut Effects<C>) {
-        let (node, leader) = (self.config.node, self.engine_status.proposer);
+        let (node, leader) = (self.config.node, self.proposer);
         for ask in self.wishes.ask(now, node, leader) {
             match ask {
-                Ask::Here(ticket, admin) => self.step(now, Input::Admin { ticket, admin }),
+                Ask::Here(ticket, admin) => {
+                    self.announce(&admin, effects);
+                    self.step(now, Input::Admin { ticket, admin });
+                }
                 Ask::There(to, ticket, within, admin) => {
                     self.send(to, Packet::Admin { ticket, within, admin }, effects);
                 }
@@ -877,6 +909,7 @@ impl<C: Callers> HostCore<C> {
         }
         for (_, members) in self.out.members.drain(..) {
             effects.members = Some(members.clone());
+            self.members.clone_from(&members);
             effects.events.push(Event::Members { group: self.config.group, members });
         }
         effects.evidence.append(&mut self.out.evidence);
@@ -1158,11 +1191,17 @@ impl<C: Callers> HostCore<C> {
     }
 
     /// Tells what changed in this turn.
-    fn report(&mut self, effects: &mut Effects<C>) {
+    fn report(&mut self, now: Now, effects: &mut Effects<C>) {
         let group = self.config.group;
-        let before = std::mem::replace(&mut self.engine_status, self.engine.status());
-        let leader = self.engine_status.proposer;
-        if leader != before.proposer {
+        let leader = self.engine.proposer();
+        let changed = leader != self.proposer;
+        self.status_is_old = !changed && now < self.asked_status_at + STATUS_EVERY;
+        if !self.status_is_old {
+            self.engine_status = self.engine.status();
+            self.asked_status_at = now;
+        }
+        if changed {
+            self.proposer = leader;
             effects.events.push(Event::Leader { group, leader });
         }
         if !self.ready && self.deliveries.is_empty() && leader.is_some() {
@@ -1244,8 +1283,9 @@ impl<C: Callers> HostCore<C> {
         let engine = self.engine_status.clone();
         let mut status = GroupStatus::new(self.config.group, engine.role);
         status.term = engine.term;
-        status.leader = engine.proposer;
-        status.committed = engine.decided;
+        status.leader = self.proposer;
+        // What is applied was decided, however old the engine's own words are.
+        status.committed = engine.decided.max(self.state.applied());
         status.applied = self.state.applied();
         status.log_first = self.log_first;
         status.checkpoint = if self.compaction.stores() { self.compaction.stored() } else { 0 };

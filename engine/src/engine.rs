@@ -64,7 +64,12 @@ pub trait Engine: fmt::Debug + Send {
     /// Is a batch wanted, where, and how many? Asked after [`settle`](Self::settle); the answer is not kept.
     fn demand(&self) -> Demand;
 
-    /// What the engine knows of its group.
+    /// Who proposes, if known. Asked in every turn, where [`status`](Self::status) is asked now and then.
+    fn proposer(&self) -> Option<NodeId> {
+        self.status().proposer
+    }
+
+    /// What the engine knows of its group. Asked now and then.
     fn status(&self) -> EngineStatus;
 }
 

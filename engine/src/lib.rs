@@ -17,6 +17,7 @@ mod core;
 mod effects;
 mod forwarding;
 mod history;
+mod liveness;
 mod log_clock;
 mod pool;
 mod reads;
@@ -34,9 +35,12 @@ pub use config::{CheckpointPolicy, CoreConfig, Retain};
 pub use core::{HostCore, Start, StoredCheckpoint, panic_words};
 pub use effects::{CheckpointJob, Effects, Fetch, FetchFor, Fetched, Sent};
 pub use history::PayloadHash;
+pub use liveness::Liveness;
 pub use pool::HashedFrame;
 pub use sessions::SessionLimits;
-pub use snapshot::{SnapshotError, SnapshotHead, SnapshotOffer, SnapshotSink, SnapshotSource};
+pub use snapshot::{
+    SnapshotError, SnapshotHead, SnapshotOffer, SnapshotPlan, SnapshotSink, SnapshotSource,
+};
 pub use state::checkpoint_position;
 pub use stores::{RecoveredCheckpoint, Stores, StoresConfig};
 pub use subscriptions::{Chunk, SubscriptionId, SubscriptionOver};

@@ -132,9 +132,13 @@ impl Engine for LocalEngine {
         if free == 0 { Demand::Nowhere } else { Demand::Here { batches: free, members: false } }
     }
 
+    fn proposer(&self) -> Option<NodeId> {
+        Some(self.node)
+    }
+
     fn status(&self) -> EngineStatus {
         EngineStatus {
-            proposer: Some(self.node),
+            proposer: self.proposer(),
             decided: self.decided,
             members: vec![self.node],
             ..EngineStatus::new(Role::Leader)

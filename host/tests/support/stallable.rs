@@ -7,6 +7,7 @@ use quorate_driver_local::{Local, LocalConfig};
 use quorate_engine::engine::{
     Demand, Engine, EngineDriver, EngineStatus, Input, Now, Opening, Output, Placed, ReadAnswer,
 };
+use quorate_replicator::NodeId;
 use quorate_storage::Body;
 
 /// The local driver with a switch.
@@ -52,6 +53,10 @@ impl Engine for StallableEngine {
 
     fn demand(&self) -> Demand {
         if self.1.load(Ordering::SeqCst) { Demand::Nowhere } else { self.0.demand() }
+    }
+
+    fn proposer(&self) -> Option<NodeId> {
+        self.0.proposer()
     }
 
     fn status(&self) -> EngineStatus {
