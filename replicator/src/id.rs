@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ShardKey;
+
 /// Names one node of a cluster for ever: an id is never given to a second node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -47,6 +49,20 @@ impl GroupId {
     /// The number, for encodings.
     pub const fn number(self) -> u32 {
         self.0
+    }
+}
+
+impl GroupId {
+    /// The group of `shard` in a cluster of `groups`: slots are dealt out in turn. The number of groups is fixed at the
+    /// first start.
+    ///
+    /// # Panics
+    ///
+    /// If there is no group.
+    pub fn of(shard: &ShardKey, groups: u32) -> Self {
+        assert!(groups > 0, "a cluster has at least one group");
+        // Most clusters have one group, and need no hash for it.
+        Self(if groups == 1 { 0 } else { shard.slot() % groups })
     }
 }
 

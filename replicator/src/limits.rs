@@ -42,5 +42,11 @@ pub const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Most frames of one [`propose_many`](crate::Replicator::propose_many).
 pub const PROPOSE_MANY_MAX: usize = BATCH_FRAMES_MAX;
 
+/// How many slots namespaces fall into. A group has many of them, and a namespace belongs to the group of its slot.
+pub const SLOTS: u32 = 4096;
+
+/// Most groups of a cluster: a group without a slot would have nothing to do.
+pub const GROUPS_MAX: u32 = SLOTS;
+
 /// Most bytes of one transport message: a full batch of one largest frame, with its heads.
 pub const MESSAGE_BYTES_MAX: usize = BATCH_BYTES_MAX + FRAME_BYTES_MAX + (64 << 10);

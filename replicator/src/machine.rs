@@ -74,6 +74,15 @@ pub trait StateMachine: std::fmt::Debug + Send + 'static {
     ///
     /// The checkpoint is not one of this machine, or of a later version of it; the node does not start.
     fn restore(&mut self, reader: &mut dyn CheckpointReader) -> Result<(), RestoreError>;
+
+    /// An empty machine of the same kind for another group of the same node. Called before anything is applied or
+    /// restored, once for each group after the first, in their order.
+    ///
+    /// None, which is the default, if the machine serves one group alone; a node with several groups does not open then.
+    fn sibling(&mut self, group: GroupId) -> Option<Box<dyn StateMachine>> {
+        let _ = group;
+        None
+    }
 }
 
 /// The pairs of one checkpoint, read off the apply path.

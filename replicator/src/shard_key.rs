@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::limits::{NAMESPACE_BYTES_MAX, ORG_BYTES_MAX};
+use crate::limits::{NAMESPACE_BYTES_MAX, ORG_BYTES_MAX, SLOTS};
 
 /// Names one shard: the state of one namespace of one organisation.
 ///
@@ -59,6 +59,11 @@ impl ShardKey {
     /// The namespace.
     pub fn namespace(&self) -> &str {
         &self.text[usize::from(self.org_bytes) + 1..]
+    }
+
+    /// The slot that the shard falls into, of [`SLOTS`]: CRC-32 of its text, on every node and for ever.
+    pub fn slot(&self) -> u32 {
+        crc32fast::hash(self.text.as_bytes()) % SLOTS
     }
 
     /// `org/namespace`.

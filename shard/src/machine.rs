@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 
 use quorate_replicator::{
-    Batch, BatchFrame, CheckpointPairs, CheckpointReader, LogTime, Outcomes, RestoreError,
+    Batch, BatchFrame, CheckpointPairs, CheckpointReader, GroupId, LogTime, Outcomes, RestoreError,
     StateMachine,
 };
 
@@ -21,15 +21,18 @@ use crate::{Refusal, Shards};
 /// [`Shards::builder`](crate::Shards::builder); given to a driver at open.
 pub struct ShardMachine {
     shards: Shards,
+    /// The place of its world among those of the shards.
+    place: usize,
     world: Arc<World>,
     core: Core,
-    extensions: Extensions,
+    extensions: Arc<Extensions>,
 }
 
 impl ShardMachine {
-    pub(crate) fn new(shards: Shards, core: Core, extensions: Extensions) -> Self {
-        let world = shards.world();
-        Self { shards, world, core, extensions }
+    pub(crate) fn new(shards: Shards, core: Core, extensions: Arc<Extensions>) -> Self {
+        let world = Arc::new(World::new());
+        let place = shards.add(Arc::clone(&world));
+        Self { shards, place, world, core, extensions }
     }
 
     /// Handles the deadlines that are due, a bounded number of them.
@@ -153,8 +156,15 @@ impl StateMachine for ShardMachine {
         world.set_bytes(core.bytes);
         self.core = core;
         self.world = Arc::clone(&world);
-        self.shards.replace(world);
+        self.shards.replace(self.place, world);
         Ok(())
+    }
+
+    fn sibling(&mut self, group: GroupId) -> Option<Box<dyn StateMachine>> {
+        let core = Core::new(self.core.limits);
+        let sibling = Self::new(self.shards.clone(), core, Arc::clone(&self.extensions));
+        assert_eq!(sibling.place, group.number() as usize, "siblings are made in their order");
+        Some(Box::new(sibling))
     }
 }
 

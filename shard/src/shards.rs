@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use dashmap::DashMap;
 use quorate_replicator::limits::NAMESPACE_BYTES_MAX;
-use quorate_replicator::{NameError, ReadError, ShardKey};
+use quorate_replicator::{GroupId, NameError, ReadError, ShardKey};
 
 use crate::context::Core;
 use crate::layout::TABLE_MAX;
@@ -20,8 +20,8 @@ use crate::{Extension, Limits, ShardMachine, kv};
 /// Reads here see what this node has applied, however old: [`Kv`](crate::Kv) waits for a barrier first.
 #[derive(Clone)]
 pub struct Shards {
-    /// Replaced as a whole when a checkpoint is restored, so that no reader sees half of one.
-    world: Arc<RwLock<Arc<World>>>,
+    /// Of each group. Each is replaced as a whole when a checkpoint is restored, so that no reader sees half of one.
+    worlds: Arc<RwLock<Vec<Arc<World>>>>,
 }
 
 impl Shards {
@@ -42,7 +42,7 @@ impl Shards {
         read: impl FnOnce(ShardView<'_>) -> T,
     ) -> Result<Option<T>, ReadError> {
         // The handle is cloned out of the map, so no lock of the map is held while the shard is read.
-        let Some(shard) = self.world().shard(shard) else {
+        let Some(shard) = self.world_of(shard).shard(shard) else {
             return Ok(None);
         };
         let state = shard.state.read().map_err(|_| ReadError::Faulted {
@@ -57,30 +57,52 @@ impl Shards {
     /// Namespaces of an organisation after `after` in byte order, at most `max`. A namespace is there once something
     /// has changed it, and stays when its last key is gone, since its revision must never begin anew.
     pub fn namespaces(&self, org: &str, after: Option<&str>, max: usize) -> Vec<ShardKey> {
-        self.world().namespaces(org, after, max)
+        let mut all: Vec<_> =
+            self.worlds().iter().flat_map(|world| world.namespaces(org, after, max)).collect();
+        all.sort_unstable();
+        all.truncate(max);
+        all
     }
 
     /// Organisations after `after` in byte order, at most `max`: those that have a namespace.
     pub fn orgs(&self, after: Option<&str>, max: usize) -> Vec<String> {
-        self.world().orgs(after, max)
+        let mut all: Vec<_> =
+            self.worlds().iter().flat_map(|world| world.orgs(after, max)).collect();
+        all.sort_unstable();
+        all.dedup();
+        all.truncate(max);
+        all
     }
 
     /// How many namespaces there are.
     pub fn count(&self) -> usize {
-        self.world().len()
+        self.worlds().iter().map(|world| world.len()).sum()
     }
 
     /// What all shards together are charged, in bytes, after the last batch.
     pub fn state_bytes(&self) -> u64 {
-        self.world().bytes.load(Ordering::Relaxed)
+        self.worlds().iter().map(|world| world.bytes.load(Ordering::Relaxed)).sum()
     }
 
-    pub(crate) fn world(&self) -> Arc<World> {
-        Arc::clone(&self.world.read().unwrap_or_else(PoisonError::into_inner))
+    /// Adds the world of the next group, and answers its place.
+    pub(crate) fn add(&self, world: Arc<World>) -> usize {
+        let mut worlds = self.worlds.write().unwrap_or_else(PoisonError::into_inner);
+        worlds.push(world);
+        worlds.len() - 1
     }
 
-    pub(crate) fn replace(&self, world: Arc<World>) {
-        *self.world.write().unwrap_or_else(PoisonError::into_inner) = world;
+    pub(crate) fn replace(&self, place: usize, world: Arc<World>) {
+        self.worlds.write().unwrap_or_else(PoisonError::into_inner)[place] = world;
+    }
+
+    fn worlds(&self) -> Vec<Arc<World>> {
+        self.worlds.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn world_of(&self, shard: &ShardKey) -> Arc<World> {
+        let worlds = self.worlds.read().unwrap_or_else(PoisonError::into_inner);
+        let groups = u32::try_from(worlds.len()).expect("groups are counted in 32 bits");
+        Arc::clone(&worlds[GroupId::of(shard, groups).number() as usize])
     }
 }
 
@@ -126,8 +148,8 @@ impl ShardsBuilder {
     /// If two extensions share a kind or a table, or have a table that is not theirs to take: a mistake in the
     /// program.
     pub fn build(self) -> (ShardMachine, Shards) {
-        let extensions = Extensions::new(self.extensions);
-        let shards = Shards { world: Arc::new(RwLock::new(Arc::new(World::new()))) };
+        let extensions = Arc::new(Extensions::new(self.extensions));
+        let shards = Shards { worlds: Arc::default() };
         (ShardMachine::new(shards.clone(), Core::new(self.limits), extensions), shards)
     }
 }
