@@ -26,4 +26,4 @@ pub use error::SnapshotError;
 pub use format::SnapshotHead;
 pub use offer::SnapshotOffer;
 pub use sink::SnapshotSink;
-pub use source::SnapshotSource;
+pub use source::{SnapshotPlan, SnapshotSource};

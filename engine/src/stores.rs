@@ -143,7 +143,8 @@ pub struct RecoveredCheckpoint {
 }
 
 impl RecoveredCheckpoint {
-    fn new(pin: Pin) -> Self {
+    /// What is pinned, to be read from its first pair on.
+    pub fn new(pin: Pin) -> Self {
         Self {
             meta: pin.meta().clone(),
             machine: PairReader::new(pin.clone(), Pin::read_machine),

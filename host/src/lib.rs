@@ -22,6 +22,7 @@ mod inbox;
 mod listeners;
 mod node;
 mod pinned;
+mod snapshots;
 mod subscriber;
 mod verify;
 mod waiters;
@@ -31,4 +32,7 @@ pub use config::HostConfig;
 pub use hosted::Hosted;
 pub use quorate_engine::{CheckpointPolicy, Retain, SessionLimits};
 pub use quorate_storage::{Disk, LogConfig};
+pub use snapshots::{
+    OnSnapshot, SnapshotProgress, SnapshotReport, SnapshotWay, Snapshots, SnapshotsConfig,
+};
 pub use verify::VerifyReport;

@@ -36,6 +36,7 @@ use crate::data_dir::CHECKPOINT_DIR;
 use crate::{Disk, Group, Index, OpenMode};
 use backend::{FileBackend, OverlayBackend};
 use digest::Digest;
+use stage::StageFile;
 
 type Pairs = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
@@ -111,6 +112,8 @@ pub struct CheckpointStore {
     sticky: Arc<Sticky>,
     // Held while a checkpoint is written, but not while one is read.
     writer: Mutex<()>,
+    /// How many stages were begun.
+    stages: Arc<Mutex<u64>>,
     // Held for a moment, to look at the newest.
     current: Mutex<Current>,
 }
@@ -195,6 +198,7 @@ impl CheckpointStore {
             cache_bytes,
             sticky: Arc::default(),
             writer: Mutex::new(()),
+            stages: Arc::default(),
             current: Mutex::new(Current { database: Arc::new(database), latest }),
         })
     }
@@ -296,14 +300,21 @@ impl CheckpointStore {
         }
     }
 
-    /// Begins to receive a snapshot beside the newest checkpoint. What an earlier one left is removed.
+    /// Begins to receive a snapshot beside the newest checkpoint, in the place of one that was begun before.
     ///
     /// # Errors
     ///
     /// [`CheckpointError::Faulted`] if the disk failed now, which ends this stage alone, or before.
     pub fn stage(&self) -> Result<Stage, CheckpointError> {
         self.sticky.check()?;
-        Stage::new(Arc::clone(&self.disk), &self.paths.stage, self.cache_bytes)
+        let (disk, path) = (Arc::clone(&self.disk), self.paths.stage.clone());
+        let number = {
+            let mut last = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+            *last += 1;
+            *last
+        };
+        let last = Arc::clone(&self.stages);
+        Stage::new(StageFile { disk, path, last, number, is_kept: false }, self.cache_bytes)
     }
 
     /// Puts a received snapshot in the place of the newest checkpoint. After a crash there is the one or the other. What is
@@ -313,10 +324,16 @@ impl CheckpointStore {
     ///
     /// [`CheckpointError::Older`] if it is older than the newest; [`CheckpointError::Faulted`] if the disk failed, now or
     /// before.
+    ///
+    /// # Panics
+    ///
+    /// If another stage was begun since: what the caller holds is gone then.
     pub fn install(&self, staged: Staged) -> Result<CheckpointMeta, CheckpointError> {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         self.sticky.check()?;
-        let Staged { database, meta, summary } = staged;
+        let Staged { database, meta, summary, file } = staged;
+        let stages = *self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        assert_eq!(file.number, stages, "what was staged last is installed");
         if let Some(newest) = self.latest()
             && meta.index < newest.index
         {
@@ -426,9 +443,11 @@ impl CheckpointStore {
     }
 }
 
-/// A snapshot that was received and is durable, but not in force.
+/// A snapshot that was received and is durable, but not in force. Dropping it leaves it on the disk for
+/// [`CheckpointStore::recover`].
 pub struct Staged {
     database: Database,
+    file: StageFile,
     meta: CheckpointMeta,
     summary: Summary,
 }
@@ -443,6 +462,13 @@ impl Staged {
     /// What it says of itself.
     pub fn meta(&self) -> &CheckpointMeta {
         &self.meta
+    }
+
+    /// Gives it up, and its room on the disk. Not once a log begins after it: nothing could take its place.
+    pub fn discard(self) {
+        let Self { database, mut file, .. } = self;
+        drop(database);
+        file.is_kept = false;
     }
 }
 

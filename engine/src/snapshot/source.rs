@@ -1,10 +1,11 @@
 //! The sender's end.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_replicator::{GroupId, NodeId};
-use quorate_storage::{Index, Pin};
+use quorate_storage::Pin;
 
 use super::format::{
     KEY_BYTES_MAX, PAIR_HEAD_BYTES, PIECE_BYTES, PIECE_HEAD_BYTES, PieceHead, Table,
@@ -12,17 +13,22 @@ use super::format::{
 };
 use super::{SnapshotError, SnapshotHead};
 
-/// A pinned checkpoint as a stream of bytes that can be read from anywhere on.
-///
-/// Opening it looks at all pairs once, without copying them: that gives the length of the stream, and where each piece of it
-/// begins. From then on memory holds that list (one key for each MiB) and the piece that was read last, and what is read at an
-/// offset costs one piece, whatever was read before.
+/// Where everything of a stream is: its head, and where each piece begins. One key for each MiB; what several receivers
+/// are sent, and what is sent again, needs it only once.
 #[derive(Debug)]
-pub struct SnapshotSource {
-    pin: Pin,
+pub struct SnapshotPlan {
     head: SnapshotHead,
     encoded_head: Bytes,
     pieces: Vec<Piece>,
+}
+
+/// A pinned checkpoint as a stream of bytes that can be read from anywhere on.
+///
+/// Memory holds the piece that was read last; what is read at an offset costs one piece, whatever was read before.
+#[derive(Debug)]
+pub struct SnapshotSource {
+    pin: Pin,
+    plan: Arc<SnapshotPlan>,
     /// The piece that was read last: where it begins, and its bytes.
     last: Option<(u64, Bytes)>,
 }
@@ -39,13 +45,13 @@ struct Piece {
     first_key: Bytes,
 }
 
-impl SnapshotSource {
-    /// A stream of what is pinned. Looks at all pairs: not for a thread that has something else to do.
+impl SnapshotPlan {
+    /// The plan of what is pinned. Looks at all pairs, without copying them: not for a thread that has something else to do.
     ///
     /// # Errors
     ///
     /// [`SnapshotError::TooLarge`] if a pair is; [`SnapshotError::Store`] if the checkpoint cannot be read.
-    pub fn open(group: GroupId, pin: Pin) -> Result<Self, SnapshotError> {
+    pub fn new(group: GroupId, pin: &Pin) -> Result<Self, SnapshotError> {
         let meta = pin.meta();
         let mut head = SnapshotHead {
             group,
@@ -62,7 +68,7 @@ impl SnapshotSource {
         let (pieces, bytes) = pieces.finish()?;
         head.bytes = bytes;
         let encoded_head = head.encode()?;
-        Ok(Self { pin, head, encoded_head, pieces, last: None })
+        Ok(Self { head, encoded_head, pieces })
     }
 
     /// What the stream says of itself.
@@ -70,19 +76,39 @@ impl SnapshotSource {
         &self.head
     }
 
-    /// The length of the stream.
-    pub fn bytes(&self) -> u64 {
-        self.head.bytes
-    }
-
-    /// The last index in it.
-    pub fn index(&self) -> Index {
-        self.head.index
-    }
-
     /// Names the stream as this node sends it: the same for each attempt, and another one for any other stream.
     pub fn id(&self, sender: NodeId) -> u128 {
         snapshot_id(sender, &self.encoded_head)
+    }
+
+    /// The piece that holds an offset; none for the head.
+    fn number_at(&self, offset: u64) -> Option<usize> {
+        self.pieces.partition_point(|piece| piece.at <= offset).checked_sub(1)
+    }
+
+    /// Whether this is the plan of what is pinned.
+    pub fn is_of(&self, pin: &Pin) -> bool {
+        let SnapshotHead { index, state, summary, position, mark, .. } = &self.head;
+        let meta = pin.meta();
+        (*index, *state, *summary) == (meta.index, meta.state, pin.summary())
+            && (position, mark) == (&meta.position, &meta.mark)
+    }
+}
+
+impl SnapshotSource {
+    /// A stream of what is pinned.
+    ///
+    /// # Panics
+    ///
+    /// If `plan` is that of another checkpoint.
+    pub fn new(pin: Pin, plan: Arc<SnapshotPlan>) -> Self {
+        assert!(plan.is_of(&pin), "a plan is of the checkpoint that is sent");
+        Self { pin, plan, last: None }
+    }
+
+    /// Where everything of the stream is.
+    pub fn plan(&self) -> &SnapshotPlan {
+        &self.plan
     }
 
     /// Bytes from `offset` on: at least one and at most `bytes_max` of them; none at the end, and none if none are asked
@@ -92,28 +118,33 @@ impl SnapshotSource {
     ///
     /// [`SnapshotError::Store`] if the checkpoint cannot be read.
     pub fn read(&mut self, offset: u64, bytes_max: usize) -> Result<Bytes, SnapshotError> {
-        if offset >= self.head.bytes {
+        if offset >= self.plan.head.bytes {
             return Ok(Bytes::new());
         }
-        let (at, bytes) =
-            match self.pieces.partition_point(|piece| piece.at <= offset).checked_sub(1) {
-                None => (0, self.encoded_head.clone()),
-                Some(piece) => self.piece(piece)?,
-            };
-        let from = usize::try_from(offset - at).expect("an offset in a piece");
-        Ok(bytes.slice(from..bytes.len().min(from.saturating_add(bytes_max))))
+        if let Some(bytes) = self.at_hand(offset, bytes_max) {
+            return Ok(bytes);
+        }
+        let (at, bytes) = match self.plan.number_at(offset) {
+            None => (0, self.plan.encoded_head.clone()),
+            Some(number) => self.load(number)?,
+        };
+        self.last = Some((at, bytes));
+        Ok(self.at_hand(offset, bytes_max).expect("an offset in the piece that was loaded"))
     }
 
-    /// The bytes of a piece, and where it begins.
-    fn piece(&mut self, number: usize) -> Result<(u64, Bytes), SnapshotError> {
-        let Piece { at, table, pairs, bytes, ref first_key } = self.pieces[number];
-        if let Some((last, bytes)) = &self.last
-            && *last == at
-        {
-            return Ok((at, bytes.clone()));
-        }
+    /// As [`read`](Self::read), if nothing has to be read from the disk for it.
+    pub fn at_hand(&self, offset: u64, bytes_max: usize) -> Option<Bytes> {
+        let (at, bytes) = self.last.as_ref()?;
+        let from = usize::try_from(offset.checked_sub(*at)?).ok()?;
+        let to = bytes.len().min(from.saturating_add(bytes_max));
+        (from < bytes.len()).then(|| bytes.slice(from..to))
+    }
+
+    /// Reads a piece; where it begins, and its bytes.
+    fn load(&mut self, number: usize) -> Result<(u64, Bytes), SnapshotError> {
         // Let go before the next one is taken.
         self.last = None;
+        let Piece { at, table, pairs, bytes, ref first_key } = self.plan.pieces[number];
         let from = Bound::Included(&first_key[..]);
         let found = match table {
             Table::Machine => self.pin.read_machine(from, pairs as usize, usize::MAX)?,
@@ -126,9 +157,7 @@ impl SnapshotSource {
         assert_eq!(payload.len(), bytes, "what is pinned stays as it is");
         let head = PieceHead::of(table, pairs, payload).encode();
         piece[..PIECE_HEAD_BYTES].copy_from_slice(&head);
-        let piece = Bytes::from(piece);
-        self.last = Some((at, piece.clone()));
-        Ok((at, piece))
+        Ok((at, piece.into()))
     }
 }
 
@@ -144,11 +173,13 @@ struct Pieces {
 
 impl Pieces {
     fn add(&mut self, table: Table, key: &[u8], value_bytes: usize) {
-        let too_large = |what, bytes, limit| SnapshotError::TooLarge { what, bytes, limit };
-        if key.len() > KEY_BYTES_MAX {
-            self.failed.get_or_insert(too_large("a key", key.len(), KEY_BYTES_MAX));
-        } else if value_bytes > VALUE_BYTES_MAX {
-            self.failed.get_or_insert(too_large("a value", value_bytes, VALUE_BYTES_MAX));
+        let sizes =
+            [("a key", key.len(), KEY_BYTES_MAX), ("a value", value_bytes, VALUE_BYTES_MAX)];
+        for (what, bytes, limit) in sizes {
+            if bytes > limit {
+                let too_large = || SnapshotError::TooLarge { what, bytes, limit };
+                self.failed.get_or_insert_with(too_large);
+            }
         }
         if self.open.as_ref().is_some_and(|open| open.table != table || open.bytes >= PIECE_BYTES) {
             self.close();

@@ -1,6 +1,6 @@
 //! Receiving a snapshot.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::Database;
 
@@ -11,13 +11,13 @@ use super::{
 };
 use crate::{Disk, OpenMode};
 
-/// A snapshot that is being received, beside the checkpoint in force. Dropping it leaves a file that the next one
-/// removes.
+/// A snapshot that is being received, beside the checkpoint in force. Dropping it gives it up and removes its file.
 ///
 /// A disk that fails here fails the stage alone: the checkpoint in force goes on, and finds out by itself how the disk is.
 pub struct Stage {
-    disk: Arc<dyn Disk>,
     database: Database,
+    // After the database, so that the file is closed before it is removed.
+    file: StageFile,
     /// Of this file, and not of the checkpoint in force.
     sticky: Sticky,
     summary: Summary,
@@ -30,17 +30,13 @@ impl std::fmt::Debug for Stage {
 }
 
 impl Stage {
-    pub(super) fn new(
-        disk: Arc<dyn Disk>,
-        path: &str,
-        cache_bytes: usize,
-    ) -> Result<Self, CheckpointError> {
+    pub(super) fn new(file: StageFile, cache_bytes: usize) -> Result<Self, CheckpointError> {
         let sticky = Sticky::default();
-        let file = remove_if_there(&*disk, path)
-            .and_then(|()| disk.open(path, OpenMode::CreateNew))
+        let opened = remove_if_there(&*file.disk, &file.path)
+            .and_then(|()| file.disk.open(&file.path, OpenMode::CreateNew))
             .map_err(|error| sticky.fault("stage a snapshot", error))?;
         let database = sticky.run("stage a snapshot", || {
-            let database = builder(cache_bytes).create_with_backend(FileBackend::new(file))?;
+            let database = builder(cache_bytes).create_with_backend(FileBackend::new(opened))?;
             let transaction = durable(&database)?;
             transaction.open_table(MACHINE)?;
             transaction.open_table(HOST)?;
@@ -48,7 +44,7 @@ impl Stage {
             transaction.commit()?;
             Ok(database)
         })?;
-        Ok(Self { disk, database, sticky, summary: Summary::default() })
+        Ok(Self { database, file, sticky, summary: Summary::default() })
     }
 
     /// Adds pairs, as [`Pin::read_machine`](super::Pin::read_machine) and [`Pin::read_host`](super::Pin::read_host) give them.
@@ -83,7 +79,7 @@ impl Stage {
     /// [`CheckpointError::Mismatch`] if it differs; [`CheckpointError::Faulted`] if the disk failed, now or before.
     pub fn finish(self, meta: CheckpointMeta, sent: Summary) -> Result<Staged, CheckpointError> {
         self.sticky.check()?;
-        let Self { disk, database, sticky, summary } = self;
+        let Self { database, mut file, sticky, summary } = self;
         if summary != sent {
             let what = format!(
                 "{} and {} pairs came of {} and {}, or they differ",
@@ -96,8 +92,31 @@ impl Stage {
             put_meta(&transaction, &meta, &summary)?;
             transaction.commit()?;
             // Its name has to be there after a crash as well.
-            disk.sync_dir(CHECKPOINT_DIR).map_err(redb::Error::Io)
+            file.disk.sync_dir(CHECKPOINT_DIR).map_err(redb::Error::Io)
         })?;
-        Ok(Staged { database, meta, summary })
+        // From here on it is given up only by who knows that no log begins after it.
+        file.is_kept = true;
+        Ok(Staged { database, file, meta, summary })
+    }
+}
+
+/// The file of a stage, which goes when it is given up.
+#[derive(Debug)]
+pub(super) struct StageFile {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) path: String,
+    /// The number of the last stage of its store: a later one has taken the name.
+    pub(super) last: Arc<Mutex<u64>>,
+    pub(super) number: u64,
+    pub(super) is_kept: bool,
+}
+
+impl Drop for StageFile {
+    fn drop(&mut self) {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.is_kept && *last == self.number {
+            // It only takes room: whoever opens the directory next removes it otherwise.
+            let _ = remove_if_there(&*self.disk, &self.path);
+        }
     }
 }
