@@ -1,0 +1,334 @@
+//! One life of a node on the network: what its tasks share.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use quinn::{Connection, Endpoint};
+use quorate_replicator::{ClusterId, Inbound, NodeId, PeerState};
+use rustls::pki_types::CertificateDer;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::admission::Admission;
+use crate::bulk_receive::Receiving;
+use crate::certificate::Certified;
+use crate::hello::{Hello, PROTOCOL};
+use crate::peer::Peer;
+use crate::runtime::OwnedRuntime;
+use crate::status::{Progress, Refusals};
+use crate::throttle::Throttle;
+use crate::{Identity, Limits, accept, dial};
+
+/// How long closing waits for peers to hear of it. Who does not finds out by the silence.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// What the tasks of a node share.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) cluster: ClusterId,
+    pub(crate) incarnation: u64,
+    pub(crate) limits: Limits,
+    pub(crate) listens_on: SocketAddr,
+    pub(crate) throttle: Throttle,
+    pub(crate) receiving: Receiving,
+    runtime: Handle,
+    quinn_tasks: Arc<OwnedRuntime>,
+    /// The zero of the moments that the sans-IO parts are given.
+    start: Instant,
+    credentials: RwLock<Arc<Credentials>>,
+    // Read for each message, written when the membership changes.
+    peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
+    closed: watch::Sender<bool>,
+    /// Set when nothing of this node runs any more.
+    ended: watch::Sender<bool>,
+    /// The standing of a peer changed.
+    changed: Notify,
+    // The following are held for short sections, never across an await, and never two at once.
+    running: Mutex<Running>,
+    admission: Mutex<Admission>,
+    refusals: Mutex<Refusals>,
+    transfers: Mutex<Vec<Arc<Progress>>>,
+}
+
+/// Who this node is, in the forms in which it is needed.
+#[derive(Debug)]
+pub(crate) struct Credentials {
+    pub(crate) identity: Identity,
+    pub(crate) client: quinn::ClientConfig,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    /// None once the node closes.
+    endpoint: Option<Endpoint>,
+    tasks: Option<JoinSet<()>>,
+    inbound: Option<Arc<dyn Inbound>>,
+}
+
+impl Node {
+    #[allow(clippy::too_many_arguments, reason = "they are put together in one place")]
+    pub(crate) fn new(
+        id: NodeId,
+        incarnation: u64,
+        limits: Limits,
+        credentials: Credentials,
+        listens_on: SocketAddr,
+        endpoint: Endpoint,
+        quinn_tasks: Arc<OwnedRuntime>,
+    ) -> Self {
+        Self {
+            id,
+            cluster: credentials.identity.cluster(),
+            incarnation,
+            listens_on,
+            throttle: Throttle::new(limits.bulk_bytes_per_second),
+            receiving: Receiving::default(),
+            runtime: Handle::current(),
+            quinn_tasks,
+            start: Instant::now(),
+            credentials: RwLock::new(Arc::new(credentials)),
+            peers: RwLock::default(),
+            closed: watch::Sender::new(false),
+            ended: watch::Sender::new(false),
+            changed: Notify::new(),
+            running: Mutex::new(Running {
+                endpoint: Some(endpoint),
+                tasks: Some(JoinSet::new()),
+                inbound: None,
+            }),
+            admission: Mutex::new(Admission::new(&limits)),
+            refusals: Mutex::default(),
+            transfers: Mutex::default(),
+            limits,
+        }
+    }
+
+    /// Begins to speak with others. A second call would leave open which of the two gets a message, so it is a mistake.
+    pub(crate) fn receive(self: &Arc<Self>, inbound: Arc<dyn Inbound>) {
+        let endpoint = {
+            let mut running = self.running();
+            let Some(endpoint) = running.endpoint.clone() else { return };
+            assert!(running.inbound.is_none(), "receive was called twice on {}", self.id);
+            running.inbound = Some(Arc::clone(&inbound));
+            endpoint
+        };
+        self.spawn(accept::accept(Arc::clone(self), endpoint));
+        for peer in self.peers().values() {
+            self.spawn(dial::keep_connected(Arc::clone(self), Arc::clone(peer)));
+        }
+        let node = Arc::clone(self);
+        self.spawn(async move {
+            let mut told = BTreeMap::<NodeId, PeerState>::new();
+            loop {
+                let now: Vec<_> =
+                    node.peers().values().map(|peer| (peer.id, peer.peer_state())).collect();
+                told.retain(|id, _| now.iter().any(|(peer, _)| peer == id));
+                for (peer, state) in now {
+                    if told.insert(peer, state.clone()).as_ref() != Some(&state) {
+                        inbound.peer(peer, state);
+                    }
+                }
+                node.changed.notified().await;
+            }
+        });
+    }
+
+    pub(crate) fn inbound(&self) -> Option<Arc<dyn Inbound>> {
+        self.running().inbound.clone()
+    }
+
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+        self.running().endpoint.clone()
+    }
+
+    /// The peers as they are now.
+    pub(crate) fn peers(&self) -> BTreeMap<NodeId, Arc<Peer>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn peer(&self, id: NodeId) -> Option<Arc<Peer>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// Runs `with` on the peer, without taking hold of it.
+    pub(crate) fn with_peer<T>(&self, id: NodeId, with: impl FnOnce(&Peer) -> T) -> Option<T> {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.get(&id).map(|peer| with(peer))
+    }
+
+    /// Makes `id` a peer, or changes where it is dialled.
+    pub(crate) fn add_peer(self: &Arc<Self>, id: NodeId, address: String) {
+        if id == self.id {
+            return;
+        }
+        let new = {
+            let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+            if let Some(peer) = peers.get(&id) {
+                if peer.address() != address {
+                    peer.set_address(address);
+                }
+                return;
+            }
+            let peer = Arc::new(Peer::new(self.id, id, address, &self.limits));
+            peers.insert(id, Arc::clone(&peer));
+            peer
+        };
+        if self.inbound().is_some() {
+            self.spawn(dial::keep_connected(Arc::clone(self), new));
+        }
+        self.changed();
+    }
+
+    /// Makes `id` no peer any more. What runs with it ends.
+    pub(crate) fn remove_peer(&self, id: NodeId) {
+        let removed = self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        if let Some(peer) = removed {
+            peer.remove(&format!("{id} is not a peer of {} any more", self.id));
+            self.changed();
+        }
+    }
+
+    /// Notes that the standing of a peer changed.
+    pub(crate) fn changed(&self) {
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn credentials(&self) -> Arc<Credentials> {
+        Arc::clone(&self.credentials.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn set_credentials(&self, credentials: Credentials) {
+        let credentials = Arc::new(credentials);
+        *self.credentials.write().unwrap_or_else(PoisonError::into_inner) = credentials;
+    }
+
+    /// What this node says when it greets `to`.
+    pub(crate) fn hello(&self, to: NodeId, attempt: u64) -> Hello {
+        Hello {
+            protocol: PROTOCOL,
+            cluster: self.cluster,
+            node: self.id,
+            incarnation: self.incarnation,
+            attempt,
+            to,
+        }
+    }
+
+    /// Time since this node began.
+    pub(crate) fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Runs `task` until it ends or the node closes; drops it if the node has closed.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(tasks) = &mut self.running().tasks {
+            // Tasks that have ended are let go here, so that they do not add up.
+            while tasks.try_join_next().is_some() {}
+            tasks.spawn_on(task, &self.runtime);
+        }
+    }
+
+    /// How many tasks run, quinn's included.
+    pub(crate) fn tasks(&self) -> usize {
+        let own = {
+            let mut running = self.running();
+            running.tasks.as_mut().map_or(0, |tasks| {
+                while tasks.try_join_next().is_some() {}
+                tasks.len()
+            })
+        };
+        own + self.quinn_tasks.running()
+    }
+
+    pub(crate) fn admission(&self) -> MutexGuard<'_, Admission> {
+        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that somebody was refused, so that it can be found out why.
+    pub(crate) fn refuse(&self, from: SocketAddr, reason: &str) {
+        if self.refusals().note(from, reason) {
+            tracing::warn!(node = %self.id, %from, "refused: {reason}");
+        }
+    }
+
+    /// Shows a transfer in the status, for as long as it is held.
+    pub(crate) fn show(self: &Arc<Self>, progress: Arc<Progress>) -> Shown {
+        self.transfers().push(Arc::clone(&progress));
+        Shown { node: Arc::clone(self), progress }
+    }
+
+    pub(crate) fn transfers(&self) -> MutexGuard<'_, Vec<Arc<Progress>>> {
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    /// Waits until the node begins to close.
+    pub(crate) async fn closing(&self) {
+        // The sender lives in this node, so waiting cannot fail.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    /// Ends all connections and stops everything that runs; may be called again.
+    pub(crate) fn begin_close(&self) {
+        let Running { endpoint, tasks, inbound } = std::mem::take(&mut *self.running());
+        drop(inbound);
+        let (Some(endpoint), Some(mut tasks)) = (endpoint, tasks) else { return };
+        self.closed.send_replace(true);
+        endpoint.close(0_u32.into(), format!("{} is shutting down", self.id).as_bytes());
+        tasks.abort_all();
+        let (ended, quinn_tasks) = (self.ended.clone(), Arc::clone(&self.quinn_tasks));
+        self.runtime.spawn(async move {
+            while tasks.join_next().await.is_some() {}
+            let _ = tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await;
+            drop(endpoint);
+            quinn_tasks.end().await;
+            ended.send_replace(true);
+        });
+    }
+
+    /// Waits until nothing of the node runs any more.
+    pub(crate) async fn ended(&self) {
+        // The sender lives in this node, so waiting cannot fail.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        // Nothing panics between two changes that belong together, except for the assertion, which changes nothing.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A transfer that stands in the status.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    node: Arc<Node>,
+    pub(crate) progress: Arc<Progress>,
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.node.transfers().retain(|shown| !Arc::ptr_eq(shown, &self.progress));
+    }
+}
+
+/// Who the other end of a connection has proved to be.
+pub(crate) fn proved(connection: &Connection) -> Result<Certified, String> {
+    let identity = connection.peer_identity().ok_or("it showed no certificate")?;
+    let chain = identity
+        .downcast::<Vec<CertificateDer<'static>>>()
+        .map_err(|_| "its certificate is of another kind")?;
+    let first = chain.first().ok_or("it showed no certificate")?;
+    Certified::read(first).map_err(|error| error.to_string())
+}
