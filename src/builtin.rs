@@ -7,7 +7,7 @@ use crate::transports::Transports;
 use crate::{Config, ConfigError};
 
 #[cfg(feature = "hosted")]
-pub use hosted::verify;
+pub use hosted::{VerifyReport, verify};
 
 /// The drivers of this build, with what the configuration says about every driver, and how to get the others.
 #[cfg_attr(not(feature = "hosted"), allow(unused_variables, reason = "no driver is built in"))]
@@ -54,7 +54,8 @@ mod hosted {
     use std::sync::Arc;
 
     use quorate_engine::engine::EngineDriver;
-    use quorate_host::{CheckpointPolicy, HostConfig, Hosted, LogConfig, Retain, VerifyReport};
+    use quorate_host::{CheckpointPolicy, HostConfig, Hosted, LogConfig, Retain};
+    pub use quorate_host::VerifyReport;
     use quorate_replicator::{Driver, Env, MonotonicClock, NodeId, StateMachine};
     use quorate_shard::Shards;
     use serde::Deserialize as _;
@@ -73,7 +74,7 @@ mod hosted {
     /// # Errors
     ///
     /// The first thing that is wrong, where, and what to do.
-    pub fn verify(config: &Config) -> Result<VerifyReport, NodeError> {
+    pub fn verify(config: &Config) -> Result<Vec<VerifyReport>, NodeError> {
         config.check()?;
         check_names(config, &super::registry(config), &super::transports())?;
         match config.driver.kind.as_str() {
@@ -86,7 +87,7 @@ mod hosted {
     fn verify_with<D: EngineDriver>(
         driver: &Hosted<D>,
         config: &Config,
-    ) -> Result<VerifyReport, NodeError> {
+    ) -> Result<Vec<VerifyReport>, NodeError> {
         let table = table_of(driver, config)?;
         let node = NodeId::new(config.node.id);
         let mut env = Env::new(node, &config.node.data_dir, Arc::new(MonotonicClock::new()), 0);

@@ -261,7 +261,7 @@ impl<C: Callers> HostCore<C> {
         who: C::Propose,
         effects: &mut Effects<C>,
     ) {
-        if let Err(error) = self.admit(std::slice::from_ref(&frame)) {
+        if let Err(error) = self.admits(std::slice::from_ref(&frame)) {
             effects.answers.push(Answer::Propose(who, Err(error)));
             return;
         }
@@ -277,7 +277,7 @@ impl<C: Callers> HostCore<C> {
         who: C::ProposeMany,
         effects: &mut Effects<C>,
     ) {
-        if let Err(error) = self.admit(&frames) {
+        if let Err(error) = self.admits(&frames) {
             effects.answers.push(Answer::ProposeMany(who, Err(error)));
             return;
         }
@@ -302,7 +302,12 @@ impl<C: Callers> HostCore<C> {
         }
     }
 
-    fn admit(&self, frames: &[HashedFrame]) -> Result<(), ProposeError> {
+    /// Whether these frames would be taken now, as a whole.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn admits(&self, frames: &[HashedFrame]) -> Result<(), ProposeError> {
         match &self.stopped {
             Some(Stopped::Closed) => return Err(ProposeError::Closed { submitted: false }),
             Some(Stopped::Faulted(cause)) => {
@@ -562,7 +567,7 @@ impl<C: Callers> HostCore<C> {
         // What is not a batch is of a node that is not right; it is not taken, and nothing after it.
         let batch = DecodedBatch::decode(&forward.batch).map_err(|_| Refusal::Gap)?;
         let frames: Vec<_> = batch.frames.into_iter().map(HashedFrame::from).collect();
-        match self.admit(&frames) {
+        match self.admits(&frames) {
             Ok(()) => {}
             Err(ProposeError::Overloaded { resource, limit }) => {
                 return Err(Refusal::Overloaded(resource, limit));

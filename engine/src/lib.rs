@@ -42,6 +42,6 @@ pub use snapshot::{
     SnapshotError, SnapshotHead, SnapshotOffer, SnapshotPlan, SnapshotSink, SnapshotSource,
 };
 pub use state::checkpoint_position;
-pub use stores::{RecoveredCheckpoint, Stores, StoresConfig};
+pub use stores::{GroupStores, RecoveredCheckpoint, Stores, StoresConfig};
 pub use subscriptions::{Chunk, SubscriptionId, SubscriptionOver};
 pub use wire::{Forward, Packet, PacketError, Refusal, Refused};

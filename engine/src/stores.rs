@@ -1,7 +1,8 @@
-//! What a group keeps on a disk, opened in the one order that is right: directory, checkpoint, log.
+//! What a node keeps on a disk, opened in the one order that is right: directory, checkpoint, log.
 //!
 //! A shell does the rest: it writes and syncs the log and stores the checkpoints, on threads or in steps.
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -18,21 +19,22 @@ use crate::effects::CheckpointJob;
 /// How many pairs of a checkpoint are read at a time.
 const RESTORE_PAIRS: usize = 4096;
 
+/// What each group's checkpoint pages have at least.
+const CACHE_BYTES_MIN: usize = 64 << 10;
+
 /// How many bytes of a checkpoint are read at a time.
 const RESTORE_BYTES: usize = 1 << 20;
 
-/// How the stores of a group are opened.
+/// How the stores of a node are opened.
 #[derive(Clone, Debug)]
 pub struct StoresConfig {
-    /// The group.
-    pub group: Group,
     /// Names a new store, and should be random; an existing one keeps its name.
     pub store: [u8; 16],
     /// What is expected of the directory.
     pub mode: DataMode,
     /// The log.
     pub log: LogConfig,
-    /// How many bytes of checkpoint pages stay in memory.
+    /// How many bytes of checkpoint pages stay in memory, for all groups together.
     pub checkpoint_cache_bytes: usize,
 }
 
@@ -41,16 +43,24 @@ pub struct StoresConfig {
 pub struct Stores {
     /// Holds the lock: drop it after everything else.
     pub directory: DataDir,
-    /// The group's checkpoints.
-    pub checkpoints: CheckpointStore,
-    /// The log.
+    /// The log, which all groups share.
     pub log: Log,
-    /// What the group has in the log.
+    /// Each group, in the order of their numbers.
+    pub groups: Vec<GroupStores>,
+}
+
+/// What one group has in a data directory.
+#[derive(Debug)]
+pub struct GroupStores {
+    /// Its checkpoints.
+    pub checkpoints: CheckpointStore,
+    /// What it has in the log.
     pub recovered: Recovered,
 }
 
 impl Stores {
-    /// Opens the directory that is the root of `disk`. `directory` is what errors call it.
+    /// Opens the directory that is the root of `disk`, with as many groups as `identity` says. `directory` is what errors call
+    /// it. A snapshot whose reset is in the log is in force afterwards.
     ///
     /// # Errors
     ///
@@ -61,32 +71,50 @@ impl Stores {
         identity: &Identity,
         config: StoresConfig,
     ) -> Result<Self, OpenError> {
-        let StoresConfig { group, store, mode, log, checkpoint_cache_bytes } = config;
+        let StoresConfig { store, mode, log, checkpoint_cache_bytes } = config;
         let refused = |error| of_directory(directory, error);
         let mut opened = DataDir::open(disk, identity, mode, store).map_err(refused)?;
         let checkpoint_mode = match mode {
             DataMode::ReadOnly => CheckpointMode::ReadOnly,
             DataMode::Create | DataMode::Existing => CheckpointMode::Create,
         };
-        let checkpoints =
-            CheckpointStore::open(opened.disk(), group, checkpoint_mode, checkpoint_cache_bytes)
-                .map_err(|error| match error {
-                    CheckpointError::Io { .. } => of_directory_text(directory, &error),
-                    error => OpenError::Corrupt { problem: error.to_string() },
-                })?;
-        // The log must reach what the checkpoint says was durable: a shorter one was cut, not torn.
-        let watermark = checkpoints.latest().map_or(0, |meta| meta.log_watermark);
-        // What the checkpoint has is not brought into memory again; whoever only reads looks at all there is.
-        let floor = match mode {
-            DataMode::ReadOnly => None,
-            DataMode::Create | DataMode::Existing => checkpoints.latest().map(|meta| meta.index),
+        let cache_bytes = (checkpoint_cache_bytes / identity.groups as usize).max(CACHE_BYTES_MIN);
+        let of_checkpoint = |error| match error {
+            CheckpointError::Io { .. } => of_directory_text(directory, &error),
+            error => OpenError::Corrupt { problem: error.to_string() },
         };
-        let floors = floor.into_iter().map(|index| (group, index)).collect();
-        let (log, mut groups) = opened.open_log(log, watermark, floors).map_err(refused)?;
-        let recovered = groups.remove(&group).unwrap_or_default();
-        Ok(Self { directory: opened, checkpoints, log, recovered })
+        let mut checkpoints = BTreeMap::new();
+        for group in (0..identity.groups).map(Group::new) {
+            let store = CheckpointStore::open(opened.disk(), group, checkpoint_mode, cache_bytes)
+                .map_err(of_checkpoint)?;
+            checkpoints.insert(group, store);
+        }
+        // The log must reach what the checkpoints say was durable: a shorter one was cut, not torn.
+        let newest = |store: &CheckpointStore| store.latest();
+        let watermark =
+            checkpoints.values().filter_map(newest).map(|meta| meta.log_watermark).max();
+        // What a checkpoint has is not brought into memory again; whoever only reads looks at all there is.
+        let floors = match mode {
+            DataMode::ReadOnly => BTreeMap::new(),
+            DataMode::Create | DataMode::Existing => checkpoints
+                .iter()
+                .filter_map(|(group, store)| Some((*group, store.latest()?.index)))
+                .collect(),
+        };
+        let (log, mut recovered) =
+            opened.open_log(log, watermark.unwrap_or(0), floors).map_err(refused)?;
+        let mut groups = Vec::with_capacity(checkpoints.len());
+        for (group, mut checkpoints) in checkpoints {
+            let recovered = recovered.remove(&group).unwrap_or_default();
+            let reset = recovered.reset.as_ref().map(|(index, _)| *index);
+            checkpoints.recover(reset).map_err(of_checkpoint)?;
+            groups.push(GroupStores { checkpoints, recovered });
+        }
+        Ok(Self { directory: opened, log, groups })
     }
+}
 
+impl GroupStores {
     /// The newest checkpoint, to begin from.
     ///
     /// # Errors

@@ -7,12 +7,20 @@ use quorate_engine::{CheckpointPolicy, CoreConfig, Retain};
 use quorate_replicator::{ClusterId, GroupId, NodeId};
 use quorate_storage::{Disk, LogConfig};
 
+use crate::SnapshotsConfig;
+
 /// What can be set about a node, whatever the driver. Fields of the core and of the log are explained there.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HostConfig {
     /// The cluster that the data directory must belong to; a new directory gets a random one when none is named.
     pub cluster: Option<ClusterId>,
+    /// How many groups share the node's log and connections. Fixed at the first start, and equal on all nodes.
+    pub groups: u32,
+    /// Whether what this node cannot propose itself is forwarded to the one that does; if not, it is refused with its name.
+    pub forward: bool,
+    /// Snapshots between nodes.
+    pub snapshots: SnapshotsConfig,
     /// Most requests that wait for the engine thread, beside the frames and reads that it has taken.
     pub requests_max: usize,
     /// Most frames that wait for a decision.
@@ -43,6 +51,9 @@ impl Default for HostConfig {
         let core = CoreConfig::new(GroupId::new(0), NodeId::new(0));
         Self {
             cluster: None,
+            groups: 1,
+            forward: core.forward,
+            snapshots: SnapshotsConfig::default(),
             requests_max: 64 << 10,
             frames_in_flight_max: core.frames_in_flight_max,
             bytes_in_flight_max: core.bytes_in_flight_max,
@@ -69,6 +80,7 @@ impl HostConfig {
         core.checkpoint = CheckpointPolicy { stored: !volatile, ..self.checkpoint };
         core.retain = self.retain;
         core.log_time_drift_max = self.log_time_drift_max;
+        core.forward = self.forward;
         core.volatile = volatile;
         core
     }

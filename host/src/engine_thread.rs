@@ -1,24 +1,34 @@
-//! The thread that owns a core: it takes what has arrived, lets the core turn, and does what the core wants.
+//! The thread that owns the cores: it takes what has arrived, lets the cores that it concerns turn, and does what they
+//! want.
+//!
+//! Only groups with work are visited: those that a command named, and those whose time has come. A group without either
+//! costs nothing.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_engine::engine::LogWrite;
+use quorate_engine::engine::{Admin, Input, LogWrite};
 use quorate_engine::{
-    Answer, CheckpointJob, Effects, Fetch, FetchFor, Fetched, HashedFrame, HostCore,
-    SubscriptionId, panic_words,
+    Answer, Effects, FetchFor, Fetched, HashedFrame, HostCore, Packet,
+    RecoveredCheckpoint, SubscriptionId, panic_words,
 };
-use quorate_replicator::{Clock, Consistency, Cursor, FrameId, GroupStatus, Health, Scope};
-use quorate_storage::{Group, LogError, Seq};
-use tokio::sync::{mpsc, oneshot, watch};
+use quorate_replicator::{
+    Clock, Consistency, Cursor, FrameId, Member, NodeId, ProposeError, Scope,
+};
+use quorate_storage::{Group, Index, LogError, Record, Seq};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::files::Files;
-use crate::inbox::Inbox;
-use crate::listeners::Listeners;
-use crate::waiters::{News, Subscriber, Waiters};
-use crate::workers::Worker;
+use crate::network::Network;
+use crate::shared::Shared;
+use crate::snapshots::SnapshotReport;
+use crate::waiters::{
+    AdminAnswer, DecisionAnswer, News, ProposeAnswer, ProposeManyAnswer, ReadAnswer, Subscriber,
+    Waiters,
+};
+use crate::workers::{CheckpointWork, FetchJob, Worker};
 
 /// How soon to look again whether a full disk has room.
 const ROOM_AGAIN_AFTER: Duration = Duration::from_millis(200);
@@ -26,78 +36,93 @@ const ROOM_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// What the engine thread is asked or told.
 #[derive(Debug)]
 pub(crate) enum Command {
+    /// Something for one group, by its place.
+    Group(usize, ForGroup),
+    /// Frames of several groups, which are admitted all or none.
+    ProposeSpread(Vec<SpreadPart>, Duration),
+    /// A packet of another node, and its share of what may wait.
+    Packet(NodeId, usize, Packet, OwnedSemaphorePermit),
+    LogFailed(String),
+    Close,
+}
+
+/// What one group is asked or told.
+#[derive(Debug)]
+pub(crate) enum ForGroup {
     Propose(HashedFrame, Duration, oneshot::Sender<ProposeAnswer>),
     ProposeMany(Vec<HashedFrame>, Duration, oneshot::Sender<ProposeManyAnswer>),
     Read(Consistency, Duration, oneshot::Sender<ReadAnswer>),
     Decision(FrameId, Duration, oneshot::Sender<DecisionAnswer>),
     Subscribe(Scope, Cursor, Subscriber),
+    Admin(Admin, Duration, oneshot::Sender<AdminAnswer>),
     Handled(SubscriptionId),
     Unsubscribe(SubscriptionId),
     Durable(Seq),
-    LogFailed(String),
     Checkpointed(u64, Result<(), String>),
     Fetched(FetchFor, Result<Fetched, String>),
-    Close,
+    Snapshot(SnapshotReport),
+    Installed(Result<Box<RecoveredCheckpoint>, String>),
 }
 
-type ProposeAnswer = Result<quorate_replicator::Decision, quorate_replicator::ProposeError>;
-type ProposeManyAnswer =
-    Result<Vec<quorate_replicator::Decision>, quorate_replicator::ProposeError>;
-type ReadAnswer = Result<quorate_replicator::Position, quorate_replicator::ReadError>;
-type DecisionAnswer = Result<quorate_replicator::Decision, quorate_replicator::ReadError>;
-
-/// What other threads may look at.
+/// What one group is to take of frames that are spread over several.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) inbox: Arc<Inbox<Command>>,
-    pub(crate) listeners: Listeners,
-    pub(crate) closing: watch::Sender<bool>,
-    /// How the node ended, once nothing of it runs any more.
-    pub(crate) closed: watch::Sender<Option<Result<(), String>>>,
-    seen: Mutex<Seen>,
+pub(crate) struct SpreadPart {
+    pub(crate) group: usize,
+    pub(crate) frames: Vec<HashedFrame>,
+    pub(crate) who: oneshot::Sender<ProposeManyAnswer>,
 }
 
-/// What the core knew at the end of its last turn.
-#[derive(Clone, Debug)]
-pub(crate) struct Seen {
-    pub(crate) health: Health,
-    pub(crate) group: GroupStatus,
+/// One group on this thread.
+#[derive(Debug)]
+pub(crate) struct GroupSlot {
+    pub(crate) core: HostCore<Waiters>,
+    effects: Effects<Waiters>,
+    subscribers: HashMap<SubscriptionId, mpsc::UnboundedSender<News>>,
+    /// Writes that the log had no room for, in order. The engine's window bounds them.
+    backlog: VecDeque<LogWrite>,
+    members: Vec<Member>,
+    /// The engine was told of this snapshot, and must want it in its next turn.
+    staged: Option<Index>,
+    /// When it must turn without being told anything.
+    wake: Option<Duration>,
+    /// It is to turn in this round.
+    is_due: bool,
 }
 
-impl Shared {
-    pub(crate) fn new(inbox: Arc<Inbox<Command>>, group: GroupStatus) -> Self {
-        let health = Health::Waiting { reason: "the log is being replayed".into() };
+impl GroupSlot {
+    pub(crate) fn new(core: HostCore<Waiters>) -> Self {
         Self {
-            inbox,
-            listeners: Listeners::default(),
-            closing: watch::Sender::new(false),
-            closed: watch::Sender::new(None),
-            seen: Mutex::new(Seen { health, group }),
+            core,
+            effects: Effects::default(),
+            subscribers: HashMap::new(),
+            backlog: VecDeque::new(),
+            members: Vec::new(),
+            staged: None,
+            wake: None,
+            is_due: false,
         }
-    }
-
-    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
-        // It is replaced in one step.
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Everything that the thread owns.
 #[derive(Debug)]
 pub(crate) struct EngineThread {
-    pub(crate) core: HostCore<Waiters>,
-    pub(crate) group: Group,
+    pub(crate) groups: Vec<GroupSlot>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) files: Files,
-    pub(crate) checkpoints: Option<Worker<CheckpointJob>>,
-    pub(crate) fetches: Worker<Fetch>,
-    pub(crate) subscribers: HashMap<SubscriptionId, mpsc::UnboundedSender<News>>,
-    /// Writes that the log had no room for, in order. The engine's window bounds them.
-    pub(crate) backlog: VecDeque<LogWrite>,
+    /// None on a node that keeps no checkpoints.
+    pub(crate) checkpoints: Option<Worker<CheckpointWork>>,
+    pub(crate) fetches: Worker<FetchJob>,
+    /// None on a node without peers.
+    pub(crate) network: Option<Network>,
+    /// Groups that turn in the next round.
+    pub(crate) due: Vec<usize>,
+    /// When groups wake by themselves.
+    pub(crate) wakes: BTreeSet<(Duration, usize)>,
     /// The log refused a write for want of space.
     pub(crate) no_room: bool,
-    /// What the core was told of the disk.
+    /// What the cores were told of the disk.
     pub(crate) full: bool,
 }
 
@@ -109,7 +134,7 @@ impl EngineThread {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.serve())) {
             let cause =
                 format!("the engine thread panicked: {}; this is a bug", panic_words(&*panic));
-            shared.seen().health = Health::Faulted { cause: cause.clone() };
+            shared.seen().fault = Some(cause.clone());
             drop(shared.inbox.close());
             shared.listeners.end();
             shared.closed.send_replace(Some(Err(cause)));
@@ -118,150 +143,310 @@ impl EngineThread {
 
     fn serve(mut self) {
         let mut commands = Vec::new();
-        let mut effects = Effects::default();
         let mut closing = false;
+        (0..self.groups.len()).for_each(|group| self.wake(group));
         while !closing {
             let now = self.clock.now();
             for command in commands.drain(..) {
                 closing |= matches!(command, Command::Close);
-                self.take(now, command, &mut effects);
+                self.take(now, command);
             }
-            let again = self.core.turn(now, &mut effects);
-            self.look_for_room(&mut effects);
-            self.show(closing);
-            let failed = self.perform(&mut effects);
+            self.look_for_room();
+            self.look_at_peers(now);
+            while let Some((_, group)) = self.wakes.first().filter(|(at, _)| *at <= now).copied() {
+                self.wake(group);
+            }
+            if closing {
+                self.shared.seen().closing = true;
+            }
+            for group in std::mem::take(&mut self.due) {
+                self.turn(now, group);
+            }
             if closing {
                 break;
             }
-            let wait = if again || failed {
-                Some(Duration::ZERO)
-            } else {
-                let wake = self.core.wake_at(now).map(|at| at.saturating_sub(self.clock.now()));
-                // Nobody wakes this thread when there is room again.
-                if self.full || !self.backlog.is_empty() {
-                    Some(wake.map_or(ROOM_AGAIN_AFTER, |wake| wake.min(ROOM_AGAIN_AFTER)))
-                } else {
-                    wake
-                }
-            };
-            self.shared.inbox.take(&mut commands, wait);
+            self.shared.inbox.take(&mut commands, self.wait());
         }
         self.end();
     }
 
-    fn take(&mut self, now: Duration, command: Command, effects: &mut Effects<Waiters>) {
-        let core = &mut self.core;
+    /// How long nothing is to be done unless a command comes.
+    fn wait(&self) -> Option<Duration> {
+        if !self.due.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let wake = self.wakes.first().map(|(at, _)| *at);
+        let network = self.network.as_ref().map(Network::wake_at);
+        let wake = [wake, network].into_iter().flatten().min();
+        let wake = wake.map(|at| at.saturating_sub(self.clock.now()));
+        // Nobody wakes this thread when there is room again.
+        if self.full || self.groups.iter().any(|slot| !slot.backlog.is_empty()) {
+            return Some(wake.map_or(ROOM_AGAIN_AFTER, |wake| wake.min(ROOM_AGAIN_AFTER)));
+        }
+        wake
+    }
+
+    /// Lets a group turn in this round.
+    fn wake(&mut self, group: usize) {
+        let slot = &mut self.groups[group];
+        if let Some(at) = slot.wake.take() {
+            self.wakes.remove(&(at, group));
+        }
+        if !std::mem::replace(&mut slot.is_due, true) {
+            self.due.push(group);
+        }
+    }
+
+    fn wake_all(&mut self) {
+        (0..self.groups.len()).for_each(|group| self.wake(group));
+    }
+
+    fn turn(&mut self, now: Duration, group: usize) {
+        let slot = &mut self.groups[group];
+        slot.is_due = false;
+        let again = slot.core.turn(now, &mut slot.effects);
+        self.show(group);
+        let failed = self.perform(group);
+        if let Err(cause) = failed {
+            self.fail_all(&cause);
+        } else if again {
+            self.wake(group);
+        }
+        let slot = &mut self.groups[group];
+        if !slot.is_due {
+            slot.wake = slot.core.wake_at(now);
+            self.wakes.extend(slot.wake.map(|at| (at, group)));
+        }
+    }
+
+    fn take(&mut self, now: Duration, command: Command) {
         match command {
-            Command::Propose(frame, deadline, who) => core.propose(frame, deadline, who, effects),
-            Command::ProposeMany(frames, deadline, who) => {
+            Command::Group(group, what) => {
+                self.wake(group);
+                self.take_of_group(now, group, what);
+            }
+            Command::ProposeSpread(parts, deadline) => self.propose_spread(parts, deadline),
+            Command::Packet(from, group, packet, permit) => {
+                if let Some(network) = &mut self.network
+                    && network.heard(from, now)
+                {
+                    self.tell_peer(from, true);
+                }
+                // That the process is there is no work for the group.
+                if packet != Packet::Alive {
+                    self.wake(group);
+                    let slot = &mut self.groups[group];
+                    slot.core.packet(now, from, packet, &mut slot.effects);
+                }
+                drop(permit);
+            }
+            Command::LogFailed(cause) => self.fail_all(&cause),
+            Command::Close => {
+                self.wake_all();
+                for slot in &mut self.groups {
+                    slot.core.close(&mut slot.effects);
+                }
+            }
+        }
+    }
+
+    fn take_of_group(&mut self, now: Duration, group: usize, what: ForGroup) {
+        let GroupSlot { core, effects, subscribers, staged, .. } = &mut self.groups[group];
+        match what {
+            ForGroup::Propose(frame, deadline, who) => core.propose(frame, deadline, who, effects),
+            ForGroup::ProposeMany(frames, deadline, who) => {
                 core.propose_many(frames, deadline, who, effects);
             }
-            Command::Read(level, deadline, who) => core.read(now, level, deadline, who, effects),
-            Command::Decision(id, deadline, who) => core.decision(id, deadline, who, effects),
-            Command::Subscribe(scope, from, who) => core.subscribe(scope, &from, who, effects),
-            Command::Handled(id) => core.handled(id),
-            Command::Unsubscribe(id) => {
-                self.subscribers.remove(&id);
+            ForGroup::Read(level, deadline, who) => core.read(now, level, deadline, who, effects),
+            ForGroup::Decision(id, deadline, who) => core.decision(id, deadline, who, effects),
+            ForGroup::Subscribe(scope, from, who) => core.subscribe(scope, &from, who, effects),
+            ForGroup::Admin(admin, deadline, who) => core.admin(admin, deadline, who, effects),
+            ForGroup::Handled(id) => core.handled(id),
+            ForGroup::Unsubscribe(id) => {
+                subscribers.remove(&id);
                 core.unsubscribe(id);
             }
-            Command::Durable(seq) => core.durable(seq),
-            Command::LogFailed(cause) => core.fail(cause, effects),
-            Command::Checkpointed(index, Ok(())) => core.checkpointed(now, index, effects),
-            Command::Checkpointed(index, Err(cause)) => {
+            ForGroup::Durable(seq) => core.durable(seq),
+            ForGroup::Checkpointed(index, Ok(())) => core.checkpointed(now, index, effects),
+            ForGroup::Checkpointed(index, Err(cause)) => {
                 core.fail(
                     format!("the checkpoint at index {index} could not be stored: {cause}"),
                     effects,
                 );
             }
-            Command::Fetched(reader, Ok(fetched)) => core.fetched(reader, fetched, effects),
-            Command::Fetched(_, Err(cause)) => core.fail(cause, effects),
-            Command::Close => core.close(effects),
+            ForGroup::Fetched(reader, Ok(fetched)) => core.fetched(reader, fetched, effects),
+            ForGroup::Fetched(_, Err(cause)) => core.fail(cause, effects),
+            ForGroup::Snapshot(report) => {
+                if let SnapshotReport::Staged { index, .. } = &report {
+                    *staged = Some(*index);
+                }
+                core.input(report.into_input());
+            }
+            ForGroup::Installed(Ok(mut stored)) => {
+                if let Err(error) = core.installed(now, stored.stored()) {
+                    core.fail(error.to_string(), effects);
+                }
+            }
+            ForGroup::Installed(Err(cause)) => {
+                core.fail(format!("a snapshot could not be put in force: {cause}"), effects);
+            }
         }
     }
 
-    /// Tells the core whether the disk has room for what may come.
-    fn look_for_room(&mut self, effects: &mut Effects<Waiters>) {
+    /// Frames of several groups: all of them are admitted or none.
+    fn propose_spread(&mut self, parts: Vec<SpreadPart>, deadline: Duration) {
+        let refused =
+            parts.iter().find_map(|part| self.groups[part.group].core.admits(&part.frames).err());
+        for SpreadPart { group, frames, who } in parts {
+            if let Some(error) = &refused {
+                let _ = who.send(Err(ProposeError::clone(error)));
+                continue;
+            }
+            self.wake(group);
+            let GroupSlot { core, effects, .. } = &mut self.groups[group];
+            core.propose_many(frames, deadline, who, effects);
+        }
+    }
+
+    fn fail_all(&mut self, cause: &str) {
+        self.wake_all();
+        for slot in &mut self.groups {
+            slot.core.fail(cause, &mut slot.effects);
+        }
+    }
+
+    /// Tells the cores whether the disk has room for what may come.
+    fn look_for_room(&mut self) {
         let full = self.no_room || self.files.log.is_full();
         if full != self.full {
             self.full = full;
-            self.core.storage_full(full, effects);
+            self.shared.seen().full = full;
+            self.wake_all();
+            for slot in &mut self.groups {
+                slot.core.storage_full(full, &mut slot.effects);
+            }
+        }
+        if (0..self.groups.len()).any(|group| !self.groups[group].backlog.is_empty()) {
+            self.no_room = false;
+            for group in 0..self.groups.len() {
+                if let Err(cause) = self.write(group) {
+                    return self.fail_all(&cause);
+                }
+            }
+        }
+    }
+
+    /// Says that this process is there, and looks who else is.
+    fn look_at_peers(&mut self, now: Duration) {
+        let Some(network) = &mut self.network else { return };
+        for gone in network.look(now) {
+            self.tell_peer(gone, false);
+        }
+    }
+
+    fn tell_peer(&mut self, node: NodeId, alive: bool) {
+        self.wake_all();
+        for slot in &mut self.groups {
+            slot.core.input(Input::Peer { node, alive });
         }
     }
 
     /// Shows what the core knows; before its answers go out, so that whoever has an answer sees no older state.
-    fn show(&self, closing: bool) {
-        let health = match self.core.faulted() {
-            Some(cause) => Health::Faulted { cause: cause.into() },
-            None if closing => Health::Closed,
-            None if self.full => Health::StorageFull,
-            None if self.core.is_ready() => Health::Ready,
-            None => Health::Waiting {
-                reason: "the log is being replayed, or nobody proposes yet".into(),
-            },
-        };
-        *self.shared.seen() = Seen { health, group: self.core.status() };
+    fn show(&self, group: usize) {
+        let core = &self.groups[group].core;
+        self.shared.seen().show(group, core.status(), core.is_ready(), core.faulted());
     }
 
-    /// What the core wants and a node without peers cannot do. It must not be dropped silently: an engine that asks for
-    /// it would wait for ever.
-    fn cannot(effects: &Effects<Waiters>) -> Option<&'static str> {
-        if !effects.sends.is_empty() {
-            Some("sends messages to other nodes")
-        } else if !effects.snapshots.is_empty() || effects.install.is_some() {
-            Some("sends or installs snapshots")
-        } else {
-            None
+    /// Does what the core wants. An error is of the log, which ends every group.
+    fn perform(&mut self, group: usize) -> Result<(), String> {
+        let slot = &mut self.groups[group];
+        let (core, effects) = (&mut slot.core, &mut slot.effects);
+        match &mut self.network {
+            Some(network) => {
+                if let Some(index) = slot.staged.take()
+                    && !effects.writes.iter().any(|write| resets(write, index))
+                {
+                    network.discard_snapshot(group, index);
+                }
+                for sent in effects.sends.drain(..) {
+                    network.send(group, &sent);
+                }
+                for (to, index, head) in effects.snapshots.drain(..) {
+                    network.send_snapshot(group, to, index, head);
+                }
+            }
+            // It must not be dropped silently: an engine that asks for it would wait for ever.
+            None if !effects.sends.is_empty()
+                || !effects.snapshots.is_empty()
+                || effects.install.is_some() =>
+            {
+                let driver = core.driver();
+                core.fail(
+                    format!("driver {driver} speaks with other nodes, and this node was opened without a transport; configure one"),
+                    effects,
+                );
+            }
+            None => {}
         }
-    }
-
-    /// Does what the core wants; true if the core must turn at once, because the log failed.
-    fn perform(&mut self, effects: &mut Effects<Waiters>) -> bool {
-        if let Some(what) = Self::cannot(effects) {
-            let driver = self.core.driver();
-            self.core.fail(
-                format!("driver {driver} {what}, and this host serves engines of one node"),
-                effects,
-            );
-        }
-        self.backlog.extend(effects.writes.drain(..));
-        let failed = self.write();
-        for answer in effects.answers.drain(..) {
-            self.answer(answer);
-        }
-        for chunk in effects.chunks.drain(..) {
-            let id = chunk.subscription;
-            self.tell(id, News::Chunk(chunk));
-        }
-        for (id, over) in effects.over.drain(..) {
-            self.tell(id, News::Over(over));
-            self.subscribers.remove(&id);
-        }
-        for fetch in effects.fetches.drain(..) {
-            self.fetches.give(fetch);
-        }
-        if let (Some(job), Some(worker)) = (effects.checkpoint.take(), &self.checkpoints) {
-            worker.give(job);
-        }
+        slot.backlog.extend(effects.writes.drain(..));
         for event in effects.events.drain(..) {
             self.shared.listeners.tell(&event);
         }
-        if let Err(cause) = failed {
-            self.core.fail(cause, effects);
-            return true;
+        let written = self.write(group);
+        let slot = &mut self.groups[group];
+        if let Some(members) = slot.effects.members.take() {
+            slot.members = members;
+            self.tell_members();
         }
-        false
+        let slot = &mut self.groups[group];
+        for fetch in slot.effects.fetches.drain(..) {
+            self.fetches.give((group, fetch));
+        }
+        if let (Some(index), Some(worker)) = (slot.effects.install.take(), &self.checkpoints) {
+            worker.give(CheckpointWork::Install(group, index));
+        }
+        if let (Some(job), Some(worker)) = (slot.effects.checkpoint.take(), &self.checkpoints) {
+            worker.give(CheckpointWork::Store(group, job));
+        }
+        for answer in slot.effects.answers.drain(..) {
+            give(&mut slot.core, &mut slot.subscribers, answer);
+        }
+        for chunk in slot.effects.chunks.drain(..) {
+            let id = chunk.subscription;
+            tell(&mut slot.core, &mut slot.subscribers, id, News::Chunk(chunk));
+        }
+        for (id, over) in slot.effects.over.drain(..) {
+            tell(&mut slot.core, &mut slot.subscribers, id, News::Over(over));
+            slot.subscribers.remove(&id);
+        }
+        written
+    }
+
+    /// Lets the transport reach the members of every group.
+    fn tell_members(&self) {
+        let Some(network) = &self.network else { return };
+        let mut members: Vec<Member> = Vec::new();
+        for member in self.groups.iter().flat_map(|slot| &slot.members) {
+            if members.iter().all(|known| known.node != member.node) {
+                members.push(member.clone());
+            }
+        }
+        network.members(&members);
     }
 
     /// Gives the log what it has room for.
-    fn write(&mut self) -> Result<(), String> {
-        if self.backlog.is_empty() {
+    fn write(&mut self, group: usize) -> Result<(), String> {
+        let backlog = &mut self.groups[group].backlog;
+        if backlog.is_empty() {
             return Ok(());
         }
-        let writes: Vec<_> =
-            self.backlog.iter().map(|w| (w.seq, w.flush, w.record.clone())).collect();
-        self.no_room = false;
-        match self.files.log.try_submit(self.group, writes) {
-            Ok(()) => self.backlog.clear(),
+        let writes: Vec<_> = backlog.iter().map(|w| (w.seq, w.flush, w.record.clone())).collect();
+        let number = u32::try_from(group).expect("groups are counted in 32 bits");
+        match self.files.log.try_submit(Group::new(number), writes) {
+            Ok(()) => {
+                backlog.clear();
+                self.no_room = false;
+            }
             Err(LogError::Full) => self.no_room = true,
             // It is taken when what is queued before it has become durable.
             Err(LogError::Overloaded { .. }) => {}
@@ -270,43 +455,16 @@ impl EngineThread {
         Ok(())
     }
 
-    fn answer(&mut self, answer: Answer<Waiters>) {
-        // Whoever does not wait any more has dropped the other half; the frame's decision stands all the same.
-        match answer {
-            Answer::Propose(who, answer) => drop(who.send(answer)),
-            Answer::ProposeMany(who, answer) => drop(who.send(answer)),
-            Answer::Read(who, answer) => drop(who.send(answer)),
-            Answer::Decision(who, answer) => drop(who.send(answer)),
-            Answer::Admin(who, answer) => drop(who.send(answer)),
-            Answer::Subscribe(Subscriber { begun, news }, answer) => {
-                let id = answer.as_ref().ok().copied();
-                let wanted = begun.send(answer).is_ok();
-                if let Some(id) = id {
-                    if wanted {
-                        self.subscribers.insert(id, news);
-                    } else {
-                        self.core.unsubscribe(id);
-                    }
-                }
-            }
-        }
-    }
-
-    fn tell(&mut self, id: SubscriptionId, news: News) {
-        let gone =
-            self.subscribers.get(&id).is_none_or(|subscriber| subscriber.send(news).is_err());
-        if gone {
-            self.subscribers.remove(&id);
-            self.core.unsubscribe(id);
-        }
-    }
-
     /// Ends everything in order and says so.
     fn end(self) {
-        let Self { core, shared, files, checkpoints, fetches, subscribers, .. } = self;
-        let mut outcome = core.faulted().map_or(Ok(()), |cause| Err(cause.to_owned()));
-        drop(core);
-        drop(subscribers);
+        let Self { groups, shared, files, checkpoints, fetches, network, .. } = self;
+        let fault = groups.iter().find_map(|slot| slot.core.faulted());
+        let mut outcome = fault.map_or(Ok(()), |cause| Err(cause.to_owned()));
+        // Nothing of the network may come any more, and nothing it began may go on with the files.
+        if let Some(network) = network {
+            network.close();
+        }
+        drop(groups);
         // Commands that came too late: dropping them tells their callers.
         drop(shared.inbox.close());
         let mut joined = fetches.join();
@@ -318,5 +476,48 @@ impl EngineThread {
         }
         shared.listeners.end();
         shared.closed.send_replace(Some(outcome));
+    }
+}
+
+fn resets(write: &LogWrite, index: Index) -> bool {
+    matches!(&write.record, Record::Reset { index: reset, .. } if *reset == index)
+}
+
+fn give(
+    core: &mut HostCore<Waiters>,
+    subscribers: &mut HashMap<SubscriptionId, mpsc::UnboundedSender<News>>,
+    answer: Answer<Waiters>,
+) {
+    // Whoever does not wait any more has dropped the other half; the frame's decision stands all the same.
+    match answer {
+        Answer::Propose(who, answer) => drop(who.send(answer)),
+        Answer::ProposeMany(who, answer) => drop(who.send(answer)),
+        Answer::Read(who, answer) => drop(who.send(answer)),
+        Answer::Decision(who, answer) => drop(who.send(answer)),
+        Answer::Admin(who, answer) => drop(who.send(answer)),
+        Answer::Subscribe(Subscriber { begun, news }, answer) => {
+            let id = answer.as_ref().ok().copied();
+            let wanted = begun.send(answer).is_ok();
+            if let Some(id) = id {
+                if wanted {
+                    subscribers.insert(id, news);
+                } else {
+                    core.unsubscribe(id);
+                }
+            }
+        }
+    }
+}
+
+fn tell(
+    core: &mut HostCore<Waiters>,
+    subscribers: &mut HashMap<SubscriptionId, mpsc::UnboundedSender<News>>,
+    id: SubscriptionId,
+    news: News,
+) {
+    let gone = subscribers.get(&id).is_none_or(|subscriber| subscriber.send(news).is_err());
+    if gone {
+        subscribers.remove(&id);
+        core.unsubscribe(id);
     }
 }

@@ -5,16 +5,13 @@ use std::sync::Arc;
 use quorate_engine::{Stores, StoresConfig};
 use quorate_replicator::{Durability, Env, OpenError, SessionId, limits};
 use quorate_storage::{
-    CheckpointStore, DataDir, DataMode, Disk, Group, Health, Identity, Log, LogError, LogThread,
+    DataDir, DataMode, Disk, Group, Health, Identity, Log, LogError, LogThread,
     MemoryDisk, OnDurable, RealDisk, Record, Seq,
 };
 
 use crate::HostConfig;
-use crate::engine_thread::Command;
+use crate::engine_thread::{Command, ForGroup};
 use crate::inbox::Inbox;
-
-/// The only group of a node.
-const GROUP: Group = Group::new(0);
 
 /// A record fills at most half a segment, and the largest batch is a full one and a largest frame.
 const SEGMENT_BYTES_MIN: u64 = 2 * (limits::MESSAGE_BYTES_MAX as u64 + (64 << 10));
@@ -43,6 +40,15 @@ pub(crate) fn open(
     env: &Env,
     mode: DataMode,
 ) -> Result<Stores, OpenError> {
+    if config.groups == 0 || config.groups > limits::GROUPS_MAX {
+        return Err(OpenError::Config {
+            problem: format!(
+                "groups = {} makes no sense; use 1 to {}",
+                config.groups,
+                limits::GROUPS_MAX
+            ),
+        });
+    }
     let segment = config.log.segment_bytes;
     if segment < SEGMENT_BYTES_MIN {
         return Err(OpenError::Config {
@@ -66,9 +72,9 @@ pub(crate) fn open(
         (None, Some(found)) => found.cluster,
         (None, None) => random()?,
     };
-    let identity = Identity { cluster, node: env.node.number(), driver: driver.into(), groups: 1 };
+    let groups = config.groups;
+    let identity = Identity { cluster, node: env.node.number(), driver: driver.into(), groups };
     let stores = StoresConfig {
-        group: GROUP,
         store: random()?,
         mode,
         log: config.log.clone(),
@@ -78,28 +84,28 @@ pub(crate) fn open(
 }
 
 impl Files {
-    /// Starts to write: `inbox` is told what becomes durable. None of checkpoints if the node keeps none.
+    /// Starts to write: `inbox` is told what becomes durable.
     pub(crate) fn start(
         directory: DataDir,
         log: Log,
-        checkpoints: CheckpointStore,
         durability: Durability,
         inbox: &Arc<Inbox<Command>>,
-    ) -> std::io::Result<(Self, Option<CheckpointStore>)> {
+    ) -> std::io::Result<Self> {
         if durability == Durability::Memory {
-            return Ok((Self { log: LogSide::Inline(Box::new(log)), directory }, None));
+            return Ok(Self { log: LogSide::Inline(Box::new(log)), directory });
         }
         let inbox = Arc::clone(inbox);
         let on_durable: OnDurable = Box::new(move |durable| match durable {
             Ok(durable) => {
-                for (_, seq) in durable {
-                    inbox.report(Command::Durable(*seq));
+                for (group, seq) in durable {
+                    let group = group.number() as usize;
+                    inbox.report(Command::Group(group, ForGroup::Durable(*seq)));
                 }
             }
             Err(error) => inbox.report(Command::LogFailed(error.to_string())),
         });
         let log = LogSide::Thread(LogThread::start(log, on_durable)?);
-        Ok((Self { log, directory }, Some(checkpoints)))
+        Ok(Self { log, directory })
     }
 
     /// Closes the log, then releases the directory.

@@ -34,7 +34,7 @@ impl<D: EngineDriver> Hosted<D> {
         config: &D::Config,
         env: &Env,
         machine: &dyn Fn() -> Box<dyn StateMachine>,
-    ) -> Result<VerifyReport, OpenError> {
+    ) -> Result<Vec<VerifyReport>, OpenError> {
         verify::verify(&self.driver, config, &self.config, env, machine)
     }
 }

@@ -1,37 +1,37 @@
 //! A node: the [`Replicator`] in front of an engine thread.
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use quorate_engine::engine::EngineDriver;
+use quorate_engine::engine::{Admin, EngineDriver};
 use quorate_engine::{
-    HashedFrame, HostCore, RecoveredCheckpoint, Start, Stores, checkpoint_position,
+    HashedFrame, HostCore, RecoveredCheckpoint, Start, checkpoint_position,
 };
 use quorate_replicator::{
-    Clock, CloseError, Consistency, Cursor, Decision, Durability, Env, EventStream, Frame, FrameId,
-    GroupId, Handler, Health, NodeId, OpenError, Pinned, Position, ProposeError, ReadError,
-    Replicator, Resource, Scope, ShardKey, StateMachine, Status, SubscribeError, Subscription,
+    AdminError, Clock, CloseError, Consistency, Cursor, Decision, Durability, Env, EventStream,
+    Frame, FrameId, GroupId, Handler, Health, MemberChange, NodeId, OpenError, PeerState, PeerStatus, Pinned,
+    Position, ProposeError, ReadError, Replicator, Resource, Scope, ShardKey, StateMachine, Status,
+    SubscribeError, Subscription, Transport,
 };
-use quorate_storage::{CheckpointStore, DataMode, Group};
+use quorate_storage::{CheckpointStore, DataMode};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::HostConfig;
-use crate::engine_thread::{Command, EngineThread, Shared};
+use crate::engine_thread::{Command, EngineThread, ForGroup, GroupSlot, SpreadPart};
 use crate::files::{self, Files};
 use crate::inbox::{Inbox, Refused};
+use crate::network::Network;
 use crate::pinned::HostPinned;
+use crate::shared::Shared;
+use crate::snapshots::{OnSnapshot, Snapshots};
 use crate::subscriber::{self, Control};
 use crate::waiters::Subscriber;
 use crate::workers;
 
-/// The group of a node that has one.
-const GROUP: GroupId = GroupId::new(0);
-
-/// One node with one group.
+/// One node with its groups.
 #[derive(Debug)]
 pub(crate) struct HostNode {
     node: NodeId,
@@ -39,9 +39,12 @@ pub(crate) struct HostNode {
     durability: Durability,
     clock: Arc<dyn Clock>,
     requests_max: usize,
+    groups: u32,
     shared: Arc<Shared>,
-    /// The store itself belongs to the threads, and is closed with them; none if the node keeps no checkpoints.
-    checkpoints: Option<Weak<CheckpointStore>>,
+    /// The stores themselves belong to the threads, and are closed with them; none if the node keeps no checkpoints.
+    checkpoints: Vec<Weak<CheckpointStore>>,
+    transport: Option<Arc<dyn Transport>>,
+    snapshots: Option<Arc<Snapshots>>,
     /// Where subscribers' tasks run.
     runtime: Handle,
 }
@@ -56,50 +59,97 @@ impl HostNode {
         machine: Box<dyn StateMachine>,
     ) -> Result<Self, OpenError> {
         let runtime = Handle::current();
-        let volatile = env.durability == Durability::Memory;
+        let alone = env.members == [env.node];
+        if !alone && env.transport.is_none() {
+            return Err(OpenError::Config {
+                problem: format!(
+                    "{} is to be a member of {} nodes and has no transport; configure one",
+                    env.node,
+                    env.members.len()
+                ),
+            });
+        }
+        // What is in memory alone must still be given to a node that joins.
+        let keeps_checkpoints = env.durability == Durability::Disk || env.transport.is_some();
         let inbox = Arc::new(Inbox::new(config.requests_max));
-        let stores = files::open(D::NAME, config, &env, DataMode::Create)?;
-        let mut checkpoint = stores.checkpoint()?;
-        let Stores { directory, checkpoints, log, recovered } = stores;
-        let start = Start {
-            members: env.members.clone(),
-            incarnation: directory.store(),
-            seed: env.seed,
-            machine,
-            checkpoint: checkpoint.as_mut().map(RecoveredCheckpoint::stored),
-            log: recovered,
-        };
-        let core_config = config.core(GROUP, env.node, volatile);
-        let core = HostCore::open(core_config, driver, driver_config, start, env.clock.now())?;
-        drop(checkpoint);
-        let shared = Arc::new(Shared::new(Arc::clone(&inbox), core.status()));
-        let group = Group::new(GROUP.number());
+        let opened = files::open(D::NAME, config, &env, DataMode::Create)?;
+        let now = env.clock.now();
+        let mut machines = vec![machine];
+        for number in 1..config.groups {
+            let sibling = machines[0].sibling(GroupId::new(number));
+            machines.push(sibling.ok_or_else(|| OpenError::Config {
+                problem: format!(
+                    "the state machine serves one group, and groups = {} are configured; set groups = 1 or give the machine siblings",
+                    config.groups
+                ),
+            })?);
+        }
+        let (mut slots, mut stores) = (Vec::new(), Vec::new());
+        for ((number, stored), machine) in (0..).zip(opened.groups).zip(machines) {
+            let mut checkpoint = stored.checkpoint()?;
+            let start = Start {
+                members: env.members.clone(),
+                incarnation: opened.directory.store(),
+                seed: env.seed.wrapping_add(number),
+                machine,
+                checkpoint: checkpoint.as_mut().map(RecoveredCheckpoint::stored),
+                log: stored.recovered,
+            };
+            let group = GroupId::new(u32::try_from(number).expect("groups are counted in 32 bits"));
+            let mut core = config.core(group, env.node, env.durability == Durability::Memory);
+            core.checkpoint.stored = keeps_checkpoints;
+            slots.push(GroupSlot::new(HostCore::open(core, driver, driver_config, start, now)?));
+            stores.push(Arc::new(stored.checkpoints));
+        }
+        let statuses = slots.iter().map(|slot| slot.core.status()).collect();
+        let shared = Arc::new(Shared::new(Arc::clone(&inbox), statuses));
         let thread_failed = |error: std::io::Error| OpenError::Driver {
             driver: D::NAME.into(),
             problem: format!("a thread could not be started: {error}"),
         };
-        let reader = log.reader();
-        let (files, checkpoints) =
-            Files::start(directory, log, checkpoints, env.durability, &inbox)
-                .map_err(thread_failed)?;
-        let checkpoints = checkpoints.map(Arc::new);
-        let fetches =
-            workers::fetches(group, reader.clone(), Arc::clone(&inbox)).map_err(thread_failed)?;
-        let store = checkpoints.as_ref().map(Arc::downgrade);
-        let writer = checkpoints
-            .map(|store| workers::checkpoints(store, reader, Arc::clone(&inbox)))
-            .transpose()
+        let reader = opened.log.reader();
+        let snapshots = env.transport.as_ref().map(|transport| {
+            let on_snapshot: OnSnapshot = {
+                let inbox = Arc::clone(&inbox);
+                Arc::new(move |group, report| {
+                    let group = group.number() as usize;
+                    inbox.report(Command::Group(group, ForGroup::Snapshot(report)));
+                })
+            };
+            let transport = Arc::clone(transport);
+            let config = config.snapshots.clone();
+            let snapshots = Snapshots::new(transport, runtime.clone(), config, on_snapshot);
+            for (number, store) in (0..).zip(&stores) {
+                snapshots.serve(GroupId::new(number), store, reader.clone());
+            }
+            Arc::new(snapshots)
+        });
+        let files = Files::start(opened.directory, opened.log, env.durability, &inbox)
             .map_err(thread_failed)?;
+        let fetches =
+            workers::fetches(reader.clone(), Arc::clone(&inbox)).map_err(thread_failed)?;
+        let mut checkpoints = Vec::new();
+        let mut writer = None;
+        if keeps_checkpoints {
+            checkpoints.extend(stores.iter().map(Arc::downgrade));
+            let started =
+                workers::checkpoints(stores, snapshots.clone(), reader, Arc::clone(&inbox));
+            writer = Some(started.map_err(thread_failed)?);
+        }
+        let network = env.transport.clone().zip(snapshots.clone()).map(|(transport, snapshots)| {
+            let inbox = Arc::clone(&inbox);
+            Network::start(transport, snapshots, inbox, config.groups, runtime.clone(), now)
+        });
         let thread = EngineThread {
-            core,
-            group,
+            groups: slots,
             shared: Arc::clone(&shared),
             clock: Arc::clone(&env.clock),
             files,
             checkpoints: writer,
             fetches,
-            subscribers: HashMap::new(),
-            backlog: VecDeque::new(),
+            network,
+            due: Vec::new(),
+            wakes: BTreeSet::new(),
             no_room: false,
             full: false,
         };
@@ -113,10 +163,18 @@ impl HostNode {
             durability: env.durability,
             clock: env.clock,
             requests_max: config.requests_max,
+            groups: config.groups,
             shared,
-            checkpoints: store,
+            checkpoints,
+            transport: env.transport,
+            snapshots,
             runtime,
         })
+    }
+
+    /// The place of the group of `shard`.
+    fn place(&self, shard: &ShardKey) -> usize {
+        GroupId::of(shard, self.groups).number() as usize
     }
 
     fn deadline(&self, within: Duration) -> Duration {
@@ -126,11 +184,13 @@ impl HostNode {
     /// Asks the engine thread and waits for its answer.
     async fn ask<T, E>(
         &self,
-        command: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Command,
+        group: usize,
+        question: impl FnOnce(oneshot::Sender<Result<T, E>>) -> ForGroup,
         refused: impl Fn(Refused) -> E,
     ) -> Result<T, E> {
         let (who, answer) = oneshot::channel();
-        self.shared.inbox.request(command(who)).map_err(&refused)?;
+        let command = Command::Group(group, question(who));
+        self.shared.inbox.request(command).map_err(&refused)?;
         answer.await.unwrap_or_else(|_| Err(refused(Refused::Closed)))
     }
 
@@ -158,10 +218,12 @@ impl HostNode {
 impl Replicator for HostNode {
     async fn propose(&self, frame: Frame, within: Duration) -> Result<Decision, ProposeError> {
         let deadline = self.deadline(within);
+        let group = self.place(&frame.shard);
         // Hashed here, on the caller's thread, which there may be many of.
         let frame = HashedFrame::from(frame);
         self.ask(
-            |who| Command::Propose(frame, deadline, who),
+            group,
+            |who| ForGroup::Propose(frame, deadline, who),
             |refused| self.propose_refused(refused),
         )
         .await
@@ -173,9 +235,14 @@ impl Replicator for HostNode {
         within: Duration,
     ) -> Result<Vec<Decision>, ProposeError> {
         let deadline = self.deadline(within);
+        let group = frames.first().map_or(0, |frame| self.place(&frame.shard));
+        if self.groups > 1 && frames.iter().any(|frame| self.place(&frame.shard) != group) {
+            return self.propose_spread(frames, deadline).await;
+        }
         let frames = frames.into_iter().map(HashedFrame::from).collect();
         self.ask(
-            |who| Command::ProposeMany(frames, deadline, who),
+            group,
+            |who| ForGroup::ProposeMany(frames, deadline, who),
             |refused| self.propose_refused(refused),
         )
         .await
@@ -183,13 +250,17 @@ impl Replicator for HostNode {
 
     async fn decision(
         &self,
-        _shard: &ShardKey,
+        shard: &ShardKey,
         id: FrameId,
         within: Duration,
     ) -> Result<Decision, ReadError> {
         let deadline = self.deadline(within);
-        self.ask(|who| Command::Decision(id, deadline, who), |refused| self.read_refused(refused))
-            .await
+        self.ask(
+            self.place(shard),
+            |who| ForGroup::Decision(id, deadline, who),
+            |refused| self.read_refused(refused),
+        )
+        .await
     }
 
     async fn subscribe(
@@ -199,68 +270,123 @@ impl Replicator for HostNode {
         handler: Arc<dyn Handler>,
     ) -> Result<Subscription, SubscribeError> {
         let (news, receiver) = mpsc::unbounded_channel();
-        let begun = from.clone();
-        let id = self
-            .ask(
-                |begun| Command::Subscribe(scope, from, Subscriber { begun, news }),
-                |refused| match refused {
-                    Refused::Full => SubscribeError::Overloaded {
-                        resource: Resource::Subscriptions,
-                        limit: self.requests_max as u64,
+        let groups = match &scope {
+            Scope::Shard(shard) => self.place(shard)..self.place(shard) + 1,
+            Scope::Group(group) if group.number() < self.groups => {
+                group.number() as usize..group.number() as usize + 1
+            }
+            _ => 0..self.groups as usize,
+        };
+        let mut ids = Vec::new();
+        // One that fails drops the receiver, and with it what was begun before.
+        for group in groups {
+            let (scope, from, news) = (scope.clone(), from.clone(), news.clone());
+            let id = self
+                .ask(
+                    group,
+                    |begun| ForGroup::Subscribe(scope, from, Subscriber { begun, news }),
+                    |refused| match refused {
+                        Refused::Full => SubscribeError::Overloaded {
+                            resource: Resource::Subscriptions,
+                            limit: self.requests_max as u64,
+                        },
+                        Refused::Closed => SubscribeError::Closed,
                     },
-                    Refused::Closed => SubscribeError::Closed,
-                },
-            )
-            .await?;
-        let control = Arc::new(Control::new(begun));
+                )
+                .await?;
+            ids.push((group, id));
+        }
+        let control = Arc::new(Control::new(from));
         let inbox = Arc::clone(&self.shared.inbox);
         let closing = self.shared.closing.subscribe();
-        let task = subscriber::run(id, Arc::clone(&control), handler, receiver, inbox, closing);
+        let task = subscriber::run(ids, Arc::clone(&control), handler, receiver, inbox, closing);
         self.runtime.spawn(task);
         Ok(Subscription::new(control))
     }
 
     async fn read_barrier(
         &self,
-        _shard: &ShardKey,
+        shard: &ShardKey,
         level: Consistency,
         within: Duration,
     ) -> Result<Position, ReadError> {
         let deadline = self.deadline(within);
-        self.ask(|who| Command::Read(level, deadline, who), |refused| self.read_refused(refused))
-            .await
+        self.ask(
+            self.place(shard),
+            |who| ForGroup::Read(level, deadline, who),
+            |refused| self.read_refused(refused),
+        )
+        .await
     }
 
-    async fn pinned(&self, _shard: &ShardKey) -> Result<Arc<dyn Pinned>, ReadError> {
+    async fn pinned(&self, shard: &ShardKey) -> Result<Arc<dyn Pinned>, ReadError> {
         if *self.shared.closing.borrow() {
             return Err(ReadError::Closed);
         }
-        let store = self.checkpoints.as_ref().ok_or(ReadError::NoCheckpoint)?;
+        let place = self.place(shard);
+        let store = self.checkpoints.get(place).ok_or(ReadError::NoCheckpoint)?;
         let store = store.upgrade().ok_or(ReadError::Closed)?;
         let pin = store
             .pin()
             .map_err(|error| ReadError::Checkpoint { problem: error.to_string() })?
             .ok_or(ReadError::NoCheckpoint)?;
-        let position = checkpoint_position(GROUP, pin.meta().index, &pin.meta().position)
+        let group = GroupId::of(shard, self.groups);
+        let position = checkpoint_position(group, pin.meta().index, &pin.meta().position)
             .map_err(|error| ReadError::Checkpoint { problem: error.to_string() })?;
         Ok(Arc::new(HostPinned { pin, position }))
     }
 
-    fn group(&self, _shard: &ShardKey) -> GroupId {
-        GROUP
+    fn group(&self, shard: &ShardKey) -> GroupId {
+        GroupId::of(shard, self.groups)
     }
 
     fn status(&self) -> Status {
-        let seen = self.shared.seen().clone();
+        let (health, mut groups) = {
+            let seen = self.shared.seen();
+            (seen.health(), seen.groups())
+        };
         let closed = self.shared.closed.borrow().is_some();
-        let health = match seen.health {
+        let health = match health {
             Health::Faulted { cause } => Health::Faulted { cause },
             _ if closed => Health::Closed,
             health => health,
         };
+        if let Some(transport) = &self.transport {
+            let peers = transport.peers();
+            for group in &mut groups {
+                for peer in &mut group.peers {
+                    self.note(group.group, peer, &peers);
+                }
+            }
+        }
         let mut status = Status::new(self.node, self.driver, self.durability, health);
-        status.groups = vec![seen.group];
+        status.groups = groups;
         status
+    }
+
+    async fn change_members(
+        &self,
+        change: MemberChange,
+        within: Duration,
+    ) -> Result<(), AdminError> {
+        let deadline = self.deadline(within);
+        for group in 0..self.groups as usize {
+            self.admin(group, Admin::Change(change.clone()), deadline).await?;
+        }
+        Ok(())
+    }
+
+    async fn transfer(
+        &self,
+        group: GroupId,
+        to: NodeId,
+        within: Duration,
+    ) -> Result<(), AdminError> {
+        if group.number() >= self.groups {
+            let reason = format!("there is no {group}; groups are numbered below {}", self.groups);
+            return Err(AdminError::Refused { reason });
+        }
+        self.admin(group.number() as usize, Admin::Transfer(to), self.deadline(within)).await
     }
 
     fn events(&self) -> EventStream {
@@ -279,6 +405,83 @@ impl Replicator for HostNode {
 }
 
 impl HostNode {
+    async fn admin(
+        &self,
+        group: usize,
+        admin: Admin,
+        deadline: Duration,
+    ) -> Result<(), AdminError> {
+        self.ask(
+            group,
+            |who| ForGroup::Admin(admin, deadline, who),
+            |refused| match refused {
+                Refused::Full => AdminError::Refused {
+                    reason: "too many requests wait; try again".to_owned(),
+                },
+                Refused::Closed => AdminError::Closed,
+            },
+        )
+        .await
+    }
+
+    /// Frames of several groups: each group decides its own, in their order.
+    async fn propose_spread(
+        &self,
+        frames: Vec<Frame>,
+        deadline: Duration,
+    ) -> Result<Vec<Decision>, ProposeError> {
+        let places: Vec<_> = frames.iter().map(|frame| self.place(&frame.shard)).collect();
+        let (mut parts, mut answers) = (Vec::new(), Vec::new());
+        for group in places.iter().copied().collect::<BTreeSet<_>>() {
+            let (who, answer) = oneshot::channel();
+            parts.push(SpreadPart { group, frames: Vec::new(), who });
+            answers.push((group, answer));
+        }
+        for (group, frame) in places.iter().zip(frames) {
+            let part = parts.iter_mut().find(|part| part.group == *group);
+            part.expect("each group has its part").frames.push(HashedFrame::from(frame));
+        }
+        self.shared
+            .inbox
+            .request(Command::ProposeSpread(parts, deadline))
+            .map_err(|refused| self.propose_refused(refused))?;
+        let mut decided = Vec::new();
+        for (group, answer) in answers {
+            let answer =
+                answer.await.unwrap_or(Err(ProposeError::Closed { submitted: true }))?;
+            decided.push((group, answer.into_iter()));
+        }
+        let decisions = places.iter().map(|group| {
+            let part = decided.iter_mut().find(|(of, _)| of == group);
+            part.and_then(|(_, decisions)| decisions.next()).expect("each frame has an answer")
+        });
+        Ok(decisions.collect())
+    }
+
+    /// Adds to what the engine knows of a peer what the transport and the snapshots know.
+    fn note(
+        &self,
+        group: GroupId,
+        peer: &mut PeerStatus,
+        peers: &[(NodeId, PeerState)],
+    ) {
+        let mut notes = Vec::new();
+        if !peer.note.is_empty() {
+            notes.push(std::mem::take(&mut peer.note));
+        }
+        if let Some((_, PeerState::Connecting { reason })) =
+            peers.iter().find(|(node, _)| *node == peer.node)
+        {
+            let reason = reason.as_deref().unwrap_or("it is being connected");
+            notes.push(format!("not connected: {reason}"));
+        }
+        if let Some(snapshots) = &self.snapshots {
+            let going = snapshots.progress(group).into_iter();
+            notes.extend(going.filter(|it| it.peer == peer.node).map(|it| it.to_string()));
+        }
+        peer.note = notes.join("; ");
+    }
+
     fn begin_close(&self) {
         if !self.shared.closing.send_replace(true) {
             self.shared.inbox.report(Command::Close);

@@ -7,7 +7,7 @@ use quorate_engine::{SubscriptionId, SubscriptionOver};
 use quorate_replicator::{Cursor, Handler, SubscriptionControl, SubscriptionEnd};
 use tokio::sync::{mpsc, watch};
 
-use crate::engine_thread::Command;
+use crate::engine_thread::{Command, ForGroup};
 use crate::inbox::Inbox;
 use crate::waiters::News;
 
@@ -53,7 +53,7 @@ impl SubscriptionControl for Control {
 
 /// Handles chunks until the subscription is over. The handler is dropped at the end.
 pub(crate) async fn run(
-    id: SubscriptionId,
+    ids: Vec<(usize, SubscriptionId)>,
     control: Arc<Control>,
     handler: Arc<dyn Handler>,
     mut news: mpsc::UnboundedReceiver<News>,
@@ -91,7 +91,8 @@ pub(crate) async fn run(
                 }
                 control.lock().advance(chunk.reached);
                 if !chunk.frames.is_empty() {
-                    inbox.report(Command::Handled(id));
+                    let group = chunk.reached.group.number() as usize;
+                    inbox.report(Command::Group(group, ForGroup::Handled(chunk.subscription)));
                 }
             }
             Some(News::Over(SubscriptionOver::Compacted { oldest, snapshot })) => {
@@ -102,7 +103,9 @@ pub(crate) async fn run(
             }
         }
     };
-    inbox.report(Command::Unsubscribe(id));
+    for (group, id) in ids {
+        inbox.report(Command::Group(group, ForGroup::Unsubscribe(id)));
+    }
     // Whoever learns of the end may rely on the handler being gone.
     drop(handler);
     control.end.send_replace(Some(end));

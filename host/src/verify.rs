@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quorate_engine::engine::EngineDriver;
 use quorate_engine::{
-    Callers, DecodedBatch, Effects, HostCore, RecoveredCheckpoint, Start, StoredCheckpoint, Stores,
+    Callers, DecodedBatch, Effects, GroupStores, HostCore, RecoveredCheckpoint, Start, StoredCheckpoint, Stores,
 };
 use quorate_replicator::{Env, GroupId, GroupStatus, OpenError, StateMachine};
 use quorate_storage::{Body, DataMode, Entry, Group, LogReader, Recovered};
@@ -15,10 +15,12 @@ use crate::files;
 /// How many bytes of the log are read at a time.
 const READ_BYTES: usize = 4 << 20;
 
-/// What a check found, when it found nothing wrong.
+/// What a check found of one group, when it found nothing wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
+    /// The group.
+    pub group: GroupId,
     /// The first index in the log.
     pub log_first: u64,
     /// Entries of the log, each read and checked.
@@ -73,45 +75,16 @@ pub(crate) fn verify<D: EngineDriver>(
     config: &HostConfig,
     env: &Env,
     machine: &dyn Fn() -> Box<dyn StateMachine>,
-) -> Result<VerifyReport, OpenError> {
-    let mut stores = files::open(D::NAME, config, env, DataMode::ReadOnly)?;
-    let summary = stores.checkpoints.verify().map_err(corrupt)?;
-    let mut checkpoint = stores.checkpoint()?;
-    let Stores { directory, checkpoints, log, recovered } = stores;
+) -> Result<Vec<VerifyReport>, OpenError> {
+    let Stores { directory, log, groups } = files::open(D::NAME, config, env, DataMode::ReadOnly)?;
     let incarnation = directory.store();
     let check = Check { driver, driver_config, config, env, incarnation, machine };
     let reader = log.reader();
-    let log_first = recovered.first.max(1);
-    let (entries, log_frames) = read_all(&reader, log_first)?;
-    let log_entries = entries.len() as u64;
-    let stored = checkpoint.as_mut().map(RecoveredCheckpoint::stored);
-    let status = check.replay(stored, recovered)?;
-    let from_genesis = log_first == 1;
-    if from_genesis && checkpoint.is_some() {
-        // The same history must come out of the log alone: what the checkpoint holds was made of it.
-        let log = Recovered { first: 1, entries, ..Recovered::default() };
-        let again = check.replay(None, log)?;
-        if again.history != status.history {
-            return Err(corrupt(format!(
-                "the history up to index {} is another one when it is replayed from the first batch than from the \
-                 checkpoint: one of the two was changed; restore the directory from a backup",
-                status.applied
-            )));
-        }
-    }
+    let reports =
+        (0..).zip(groups).map(|(number, stored)| check.group(GroupId::new(number), stored, &reader));
+    let reports = reports.collect();
     drop((log, directory));
-    Ok(VerifyReport {
-        log_first,
-        log_entries,
-        log_frames,
-        checkpoint: checkpoints.latest().map_or(0, |meta| meta.index),
-        checkpoint_pairs: summary.machine.pairs,
-        checkpoint_digest: summary.machine.digest,
-        applied: status.applied,
-        history: status.history,
-        from_genesis,
-        sessions: status.sessions,
-    })
+    reports
 }
 
 fn corrupt(problem: impl std::fmt::Display) -> OpenError {
@@ -119,8 +92,7 @@ fn corrupt(problem: impl std::fmt::Display) -> OpenError {
 }
 
 /// Reads every entry of the log and decodes its batch; how many frames there are.
-fn read_all(reader: &LogReader, first: u64) -> Result<(Vec<Entry>, u64), OpenError> {
-    let group = Group::new(0);
+fn read_all(reader: &LogReader, group: Group, first: u64) -> Result<(Vec<Entry>, u64), OpenError> {
     let last = reader.last(group);
     let (mut entries, mut frames, mut next) = (Vec::new(), 0, first);
     while next <= last {
@@ -143,9 +115,53 @@ fn read_all(reader: &LogReader, first: u64) -> Result<(Vec<Entry>, u64), OpenErr
 }
 
 impl<D: EngineDriver> Check<'_, D> {
+    /// Checks what is stored of one group.
+    fn group(
+        &self,
+        group: GroupId,
+        mut stored: GroupStores,
+        reader: &LogReader,
+    ) -> Result<VerifyReport, OpenError> {
+        let summary = stored.checkpoints.verify().map_err(corrupt)?;
+        let mut checkpoint = stored.checkpoint()?;
+        let GroupStores { checkpoints, recovered } = stored;
+        let log_first = recovered.first.max(1);
+        let (entries, log_frames) = read_all(reader, Group::new(group.number()), log_first)?;
+        let log_entries = entries.len() as u64;
+        let from_genesis = log_first == 1;
+        // The same history must come out of the log alone: what the checkpoint holds was made of it.
+        let whole = (from_genesis && checkpoint.is_some())
+            .then(|| Recovered { first: 1, entries, ..recovered.clone() });
+        let has_checkpoint = checkpoint.as_mut().map(RecoveredCheckpoint::stored);
+        let status = self.replay(group, has_checkpoint, recovered)?;
+        if let Some(log) = whole
+            && self.replay(group, None, log)?.history != status.history
+        {
+            return Err(corrupt(format!(
+                "the history up to index {} is another one when it is replayed from the first batch than from the \
+                 checkpoint: one of the two was changed; restore the directory from a backup",
+                status.applied
+            )));
+        }
+        Ok(VerifyReport {
+            group,
+            log_first,
+            log_entries,
+            log_frames,
+            checkpoint: checkpoints.latest().map_or(0, |meta| meta.index),
+            checkpoint_pairs: summary.machine.pairs,
+            checkpoint_digest: summary.machine.digest,
+            applied: status.applied,
+            history: status.history,
+            from_genesis,
+            sessions: status.sessions,
+        })
+    }
+
     /// Replays the log, which stops where the history is not the one that the log says it was.
     fn replay(
         &self,
+        group: GroupId,
         checkpoint: Option<StoredCheckpoint<'_>>,
         log: Recovered,
     ) -> Result<GroupStatus, OpenError> {
@@ -158,7 +174,7 @@ impl<D: EngineDriver> Check<'_, D> {
             checkpoint,
             log,
         };
-        let config = self.config.core(GroupId::new(0), self.env.node, false);
+        let config = self.config.core(group, self.env.node, false);
         let mut core =
             HostCore::<Nobody>::open(config, self.driver, self.driver_config, start, now)?;
         let mut effects = Effects::default();

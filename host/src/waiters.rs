@@ -9,13 +9,19 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) struct Waiters;
 
 impl Callers for Waiters {
-    type Propose = oneshot::Sender<Result<Decision, ProposeError>>;
-    type ProposeMany = oneshot::Sender<Result<Vec<Decision>, ProposeError>>;
-    type Read = oneshot::Sender<Result<Position, ReadError>>;
-    type Decision = oneshot::Sender<Result<Decision, ReadError>>;
+    type Propose = oneshot::Sender<ProposeAnswer>;
+    type ProposeMany = oneshot::Sender<ProposeManyAnswer>;
+    type Read = oneshot::Sender<ReadAnswer>;
+    type Decision = oneshot::Sender<DecisionAnswer>;
     type Subscribe = Subscriber;
-    type Admin = oneshot::Sender<Result<(), AdminError>>;
+    type Admin = oneshot::Sender<AdminAnswer>;
 }
+
+pub(crate) type ProposeAnswer = Result<Decision, ProposeError>;
+pub(crate) type ProposeManyAnswer = Result<Vec<Decision>, ProposeError>;
+pub(crate) type ReadAnswer = Result<Position, ReadError>;
+pub(crate) type DecisionAnswer = Result<Decision, ReadError>;
+pub(crate) type AdminAnswer = Result<(), AdminError>;
 
 /// Who waits for a subscription to begin, and where its chunks go.
 #[derive(Debug)]

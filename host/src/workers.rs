@@ -7,10 +7,12 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use quorate_engine::{CheckpointJob, Fetch, Fetched, panic_words};
-use quorate_storage::{CheckpointStore, Group, LogError, LogReader};
+use quorate_replicator::GroupId;
+use quorate_storage::{CheckpointStore, Group, Index, LogError, LogReader};
 
-use crate::engine_thread::Command;
+use crate::engine_thread::{Command, ForGroup};
 use crate::inbox::Inbox;
+use crate::snapshots::Snapshots;
 
 /// A thread that takes jobs of one kind until it is dropped or joined.
 #[derive(Debug)]
@@ -47,29 +49,55 @@ impl<J: Send + 'static> Worker<J> {
     }
 }
 
-/// Stores checkpoints.
+/// What is done with a group's checkpoints, one after the other.
+#[derive(Debug)]
+pub(crate) enum CheckpointWork {
+    /// Store one.
+    Store(usize, CheckpointJob),
+    /// Put a staged snapshot in the place of the newest.
+    Install(usize, Index),
+}
+
+/// Stores checkpoints, and puts snapshots in their place.
 pub(crate) fn checkpoints(
-    store: Arc<CheckpointStore>,
+    stores: Vec<Arc<CheckpointStore>>,
+    snapshots: Option<Arc<Snapshots>>,
     reader: LogReader,
     inbox: Arc<Inbox<Command>>,
-) -> std::io::Result<Worker<CheckpointJob>> {
-    Worker::start("quorate-checkpoint", move |job: CheckpointJob| {
-        let index = job.index;
-        // What a checkpoint holds was durable in the log before it was applied.
-        let watermark = reader.durable_lsn();
-        // The pairs are the state machine's own iterator: its panic stops the group, as one in `apply` does.
-        let stored = contained(|| store.write(job.into_write(watermark)));
-        inbox.report(Command::Checkpointed(index, stored));
+) -> std::io::Result<Worker<CheckpointWork>> {
+    Worker::start("quorate-checkpoint", move |work| {
+        let (group, done) = match work {
+            CheckpointWork::Store(group, job) => {
+                let index = job.index;
+                // What a checkpoint holds was durable in the log before it was applied.
+                let watermark = reader.durable_lsn();
+                // The pairs are the state machine's own iterator: its panic stops the group, as one in `apply` does.
+                let stored = contained(|| stores[group].write(job.into_write(watermark)));
+                (group, ForGroup::Checkpointed(index, stored))
+            }
+            CheckpointWork::Install(group, index) => {
+                let of = GroupId::new(u32::try_from(group).expect("groups are counted in 32 bits"));
+                let installed = contained(|| {
+                    let snapshots = snapshots.as_ref().ok_or("this node has no transport")?;
+                    snapshots.install(of, index).map(Box::new)
+                });
+                (group, ForGroup::Installed(installed))
+            }
+        };
+        inbox.report(Command::Group(group, done));
     })
 }
 
-/// Reads the log for subscribers who are not among the newest batches.
+/// Which group's log is to be read.
+pub(crate) type FetchJob = (usize, Fetch);
+
+/// Reads the log for subscribers and for engines whose peers are behind.
 pub(crate) fn fetches(
-    group: Group,
     reader: LogReader,
     inbox: Arc<Inbox<Command>>,
-) -> std::io::Result<Worker<Fetch>> {
-    Worker::start("quorate-reader", move |fetch: Fetch| {
+) -> std::io::Result<Worker<FetchJob>> {
+    Worker::start("quorate-reader", move |(place, fetch): FetchJob| {
+        let group = Group::new(u32::try_from(place).expect("groups are counted in 32 bits"));
         let first = fetch.range.start;
         let read = || match reader.read(group, fetch.range.clone(), fetch.bytes_max) {
             Ok(entries) => Ok(Fetched::Entries(entries)),
@@ -82,7 +110,7 @@ pub(crate) fn fetches(
             }
             fetched => Ok(fetched),
         });
-        inbox.report(Command::Fetched(fetch.reader, fetched));
+        inbox.report(Command::Group(place, ForGroup::Fetched(fetch.reader, fetched)));
     })
 }
 

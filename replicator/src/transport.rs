@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::NodeId;
+use crate::{Member, NodeId};
 
 /// Carries messages between the nodes of one cluster. It knows nothing of consensus, and one transport serves
 /// every driver and every group of a node.
@@ -27,6 +27,14 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 
     /// The other nodes that it may reach, and how it stands with each, in the order of their ids.
     fn peers(&self) -> Vec<(NodeId, PeerState)>;
+
+    /// The members of the cluster are now these: a transport that needs addresses reaches those that are new at theirs, and neither
+    /// reaches nor hears nodes that are gone. A member without an address is found where the transport's own configuration says.
+    ///
+    /// Does nothing by default, for a transport that reaches every node without being told.
+    fn members(&self, members: &[Member]) {
+        let _ = members;
+    }
 
     /// Takes what arrives from now on to `inbound`. Called once, before messages are expected; what arrives earlier
     /// is lost.
