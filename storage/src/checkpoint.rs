@@ -651,6 +651,10 @@ fn open_database(
 
 fn of_redb(error: redb::Error, path: &str) -> CheckpointError {
     match error {
+        // Not of the disk: what it gave is not a file of redb.
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+            CheckpointError::Damaged { path: path.to_owned(), what: error.to_string() }
+        }
         redb::Error::Io(error) => CheckpointError::io(format!("open {path}"))(error),
         other => CheckpointError::Damaged { path: path.to_owned(), what: other.to_string() },
     }

@@ -340,3 +340,150 @@ fn a_power_cut_at_any_operation_of_a_compaction_leaves_the_checkpoint() {
         }
     }
 }
+
+/// What is on a disk whose node stopped after it had staged the snapshot at 4 beside its checkpoint at 1.
+fn staged(disk: &SimDisk) {
+    let store = open(&sim(disk)).unwrap();
+    store.write(write(1)).unwrap();
+    drop(copy(&source(), &store).unwrap());
+}
+
+#[test]
+fn a_staged_snapshot_takes_its_place_after_a_crash_if_the_log_begins_after_it() {
+    for keep in [Keep::None, Keep::All, Keep::Random] {
+        let disk = SimDisk::new(1);
+        staged(&disk);
+        disk.power_cut(keep);
+        // A reset that the checkpoint in force has gone past, or none: the stage was never wanted.
+        for reset in [None, Some(0), Some(1)] {
+            let disk = disk.fork(Keep::All);
+            let mut store = open(&sim(&disk)).unwrap();
+            assert!(!store.recover(reset).unwrap());
+            check(&mut store, 1);
+            assert!(!disk.files().contains_key("checkpoint/g0.stage"), "{keep:?}, {reset:?}");
+        }
+        // The snapshot of another reset is not the one that the log needs.
+        for reset in [2, 3, 5] {
+            let disk = disk.fork(Keep::All);
+            let error = open(&sim(&disk)).unwrap().recover(Some(reset)).unwrap_err();
+            assert!(matches!(error, CheckpointError::NoSnapshot { newest: 1, .. }), "{error}");
+            assert!(error.to_string().contains("one at index 4"), "{error}");
+            assert!(disk.files().contains_key("checkpoint/g0.stage"), "it stays to be looked at");
+        }
+        // Whoever only reads sees it, and changes nothing.
+        let files = disk.files();
+        let reader: Arc<dyn Disk> = sim(&disk);
+        let mode = CheckpointMode::ReadOnly;
+        let mut store = CheckpointStore::open(reader, Group::new(0), mode, CACHE_BYTES).unwrap();
+        assert!(store.recover(Some(4)).unwrap());
+        check(&mut store, 4);
+        drop(store);
+        assert_eq!(disk.files(), files);
+        let mut store = open(&sim(&disk)).unwrap();
+        assert!(store.recover(Some(4)).unwrap());
+        check(&mut store, 4);
+        store.write(write(5)).unwrap();
+        drop(store);
+        disk.power_cut(Keep::None);
+        let mut store = open(&sim(&disk)).unwrap();
+        assert!(!store.recover(Some(4)).unwrap());
+        check(&mut store, 5);
+    }
+}
+
+#[test]
+fn a_reset_without_its_snapshot_is_damage() {
+    let refused = |disk: &SimDisk, words: &str| {
+        let error = open(&sim(disk)).unwrap().recover(Some(4)).unwrap_err();
+        assert!(matches!(error, CheckpointError::NoSnapshot { reset: 4, .. }), "{error}");
+        assert!(error.to_string().contains(words), "{words:?} is not in {error}");
+    };
+    let disk = SimDisk::new(1);
+    let store = open(&sim(&disk)).unwrap();
+    store.write(write(1)).unwrap();
+    refused(&disk.fork(Keep::All), "missing");
+    let mut stage = store.stage().unwrap();
+    stage.put(changes(1), Vec::new()).unwrap();
+    refused(&disk.fork(Keep::All), "not whole");
+    drop(stage);
+    assert!(!disk.files().contains_key("checkpoint/g0.stage"), "what is given up takes no room");
+    drop(store);
+    staged(&disk);
+    disk.zero("checkpoint/g0.stage", 0..4096);
+    refused(&disk, "damaged");
+}
+
+#[test]
+fn a_power_cut_at_any_operation_between_stage_and_reset_is_recovered_from() {
+    // The log is stood for by one number, which is durable only after the stage is, as the order of the two demands.
+    let source = source();
+    for keep in [Keep::None, Keep::All, Keep::Random] {
+        for cut in 0.. {
+            let disk = SimDisk::new(cut);
+            let store = open(&sim(&disk)).unwrap();
+            store.write(write(1)).unwrap();
+            disk.cut_at(disk.ops() + cut);
+            let staged = copy(&source, &store);
+            let reset = staged.is_ok().then_some(4);
+            let run = staged.and_then(|staged| store.install(staged));
+            drop(store);
+            disk.reboot(keep);
+            // The power fails again in each operation of the recovery, then it succeeds.
+            for again in 0.. {
+                disk.cut_at(disk.ops() + again);
+                let recovered = open(&sim(&disk)).and_then(|mut store| store.recover(reset));
+                disk.reboot(keep);
+                if recovered.is_ok() {
+                    break;
+                }
+            }
+            let mut store = open(&sim(&disk)).unwrap();
+            store.recover(reset).unwrap_or_else(|error| panic!("cut at {cut}, {keep:?}: {error}"));
+            check(&mut store, reset.unwrap_or(1));
+            assert!(!disk.files().contains_key("checkpoint/g0.stage"));
+            if run.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_fails_under_a_stage_fails_the_stage_alone() {
+    let source = source();
+    for fault in [Fault::Eio, Fault::Full, Fault::Short] {
+        for at in 0.. {
+            let disk = SimDisk::new(at);
+            let mut store = open(&sim(&disk)).unwrap();
+            store.write(write(1)).unwrap();
+            let ops = disk.ops() + at;
+            disk.fail_at(ops, fault);
+            match copy(&source, &store) {
+                Ok(_) if disk.ops() > ops => panic!("{fault:?} at {at} was not noticed"),
+                Ok(_) => break,
+                Err(error) => assert!(matches!(error, CheckpointError::Faulted { .. }), "{error}"),
+            }
+            assert!(!disk.files().contains_key("checkpoint/g0.stage"), "{fault:?} at {at}");
+            store.write(write(2)).unwrap();
+            check(&mut store, 2);
+            store.install(copy(&source, &store).unwrap()).unwrap();
+            check(&mut store, 4);
+        }
+    }
+}
+
+#[test]
+fn of_two_stages_the_later_one_counts() {
+    let disk = SimDisk::new(1);
+    let mut store = open(&sim(&disk)).unwrap();
+    store.write(write(1)).unwrap();
+    let first = store.stage().unwrap();
+    let second = copy(&source(), &store).unwrap();
+    drop(first);
+    assert!(disk.files().contains_key("checkpoint/g0.stage"), "it is that of the second");
+    store.install(second).unwrap();
+    check(&mut store, 4);
+    copy(&source(), &store).unwrap().discard();
+    assert!(!disk.files().contains_key("checkpoint/g0.stage"));
+    check(&mut store, 4);
+}
