@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use quorate_engine::engine::{Admin, Input, LogWrite};
 use quorate_engine::{
-    Answer, Effects, FetchFor, Fetched, HashedFrame, HostCore, Packet,
-    RecoveredCheckpoint, SubscriptionId, panic_words,
+    Answer, Effects, FetchFor, Fetched, HashedFrame, HostCore, Packet, RecoveredCheckpoint,
+    SubscriptionId, panic_words,
 };
 use quorate_replicator::{
     Clock, Consistency, Cursor, FrameId, Member, NodeId, ProposeError, Scope,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use quorate_engine::{Stores, StoresConfig};
 use quorate_replicator::{Durability, Env, OpenError, SessionId, limits};
 use quorate_storage::{
-    DataDir, DataMode, Disk, Group, Health, Identity, Log, LogError, LogThread,
-    MemoryDisk, OnDurable, RealDisk, Record, Seq,
+    DataDir, DataMode, Disk, Group, Health, Identity, Log, LogError, LogThread, MemoryDisk,
+    OnDurable, RealDisk, Record, Seq,
 };
 
 use crate::HostConfig;

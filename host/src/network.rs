@@ -45,7 +45,8 @@ impl Network {
         runtime: Handle,
         now: Duration,
     ) -> Self {
-        let room = Channel::ALL.map(|channel| (channel, Arc::new(Semaphore::new(WAITING_BYTES_MAX))));
+        let room =
+            Channel::ALL.map(|channel| (channel, Arc::new(Semaphore::new(WAITING_BYTES_MAX))));
         let receiver = Receiver { inbox, groups, snapshots: Arc::clone(&snapshots), room };
         transport.receive(Arc::new(receiver));
         Self { transport, snapshots, liveness: Liveness::new(now), runtime }
@@ -137,7 +138,8 @@ impl Inbound for Receiver {
             return;
         }
         let (_, room) = self.room.iter().find(|(of, _)| *of == channel).expect("each has its room");
-        let share = u32::try_from(message.len().clamp(1, WAITING_BYTES_MAX)).expect("it is bounded");
+        let share =
+            u32::try_from(message.len().clamp(1, WAITING_BYTES_MAX)).expect("it is bounded");
         let Ok(permit) = Arc::clone(room).acquire_many_owned(share).await else { return };
         self.inbox.report(Command::Packet(from, group.number() as usize, packet, permit));
     }

@@ -6,14 +6,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use quorate_engine::engine::{Admin, EngineDriver};
-use quorate_engine::{
-    HashedFrame, HostCore, RecoveredCheckpoint, Start, checkpoint_position,
-};
+use quorate_engine::{HashedFrame, HostCore, RecoveredCheckpoint, Start, checkpoint_position};
 use quorate_replicator::{
     AdminError, Clock, CloseError, Consistency, Cursor, Decision, Durability, Env, EventStream,
-    Frame, FrameId, GroupId, Handler, Health, MemberChange, NodeId, OpenError, PeerState, PeerStatus, Pinned,
-    Position, ProposeError, ReadError, Replicator, Resource, Scope, ShardKey, StateMachine, Status,
-    SubscribeError, Subscription, Transport,
+    Frame, FrameId, GroupId, Handler, Health, MemberChange, NodeId, OpenError, PeerState,
+    PeerStatus, Pinned, Position, ProposeError, ReadError, Replicator, Resource, Scope, ShardKey,
+    StateMachine, Status, SubscribeError, Subscription, Transport,
 };
 use quorate_storage::{CheckpointStore, DataMode};
 use tokio::runtime::Handle;
@@ -415,9 +413,9 @@ impl HostNode {
             group,
             |who| ForGroup::Admin(admin, deadline, who),
             |refused| match refused {
-                Refused::Full => AdminError::Refused {
-                    reason: "too many requests wait; try again".to_owned(),
-                },
+                Refused::Full => {
+                    AdminError::Refused { reason: "too many requests wait; try again".to_owned() }
+                }
                 Refused::Closed => AdminError::Closed,
             },
         )
@@ -447,8 +445,7 @@ impl HostNode {
             .map_err(|refused| self.propose_refused(refused))?;
         let mut decided = Vec::new();
         for (group, answer) in answers {
-            let answer =
-                answer.await.unwrap_or(Err(ProposeError::Closed { submitted: true }))?;
+            let answer = answer.await.unwrap_or(Err(ProposeError::Closed { submitted: true }))?;
             decided.push((group, answer.into_iter()));
         }
         let decisions = places.iter().map(|group| {
@@ -459,12 +456,7 @@ impl HostNode {
     }
 
     /// Adds to what the engine knows of a peer what the transport and the snapshots know.
-    fn note(
-        &self,
-        group: GroupId,
-        peer: &mut PeerStatus,
-        peers: &[(NodeId, PeerState)],
-    ) {
+    fn note(&self, group: GroupId, peer: &mut PeerStatus, peers: &[(NodeId, PeerState)]) {
         let mut notes = Vec::new();
         if !peer.note.is_empty() {
             notes.push(std::mem::take(&mut peer.note));

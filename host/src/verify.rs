@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use quorate_engine::engine::EngineDriver;
 use quorate_engine::{
-    Callers, DecodedBatch, Effects, GroupStores, HostCore, RecoveredCheckpoint, Start, StoredCheckpoint, Stores,
+    Callers, DecodedBatch, Effects, GroupStores, HostCore, RecoveredCheckpoint, Start,
+    StoredCheckpoint, Stores,
 };
 use quorate_replicator::{Env, GroupId, GroupStatus, OpenError, StateMachine};
 use quorate_storage::{Body, DataMode, Entry, Group, LogReader, Recovered};
@@ -80,8 +81,9 @@ pub(crate) fn verify<D: EngineDriver>(
     let incarnation = directory.store();
     let check = Check { driver, driver_config, config, env, incarnation, machine };
     let reader = log.reader();
-    let reports =
-        (0..).zip(groups).map(|(number, stored)| check.group(GroupId::new(number), stored, &reader));
+    let reports = (0..)
+        .zip(groups)
+        .map(|(number, stored)| check.group(GroupId::new(number), stored, &reader));
     let reports = reports.collect();
     drop((log, directory));
     reports
@@ -130,8 +132,11 @@ impl<D: EngineDriver> Check<'_, D> {
         let log_entries = entries.len() as u64;
         let from_genesis = log_first == 1;
         // The same history must come out of the log alone: what the checkpoint holds was made of it.
-        let whole = (from_genesis && checkpoint.is_some())
-            .then(|| Recovered { first: 1, entries, ..recovered.clone() });
+        let whole = (from_genesis && checkpoint.is_some()).then(|| Recovered {
+            first: 1,
+            entries,
+            ..recovered.clone()
+        });
         let has_checkpoint = checkpoint.as_mut().map(RecoveredCheckpoint::stored);
         let status = self.replay(group, has_checkpoint, recovered)?;
         if let Some(log) = whole
