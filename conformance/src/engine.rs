@@ -25,6 +25,7 @@
 //! | R6 | trims name what a checkpoint of this life allows; snapshots are checkpoints that were stored |
 //! | R7 | at open, all that is decided after the checkpoint and in the log is delivered, nothing else, with `after = 0` |
 //! | R9 | a proposal is delivered, released or overtaken |
+//! | members | are told the same at an index by all nodes; wishes are answered once; a disk that was lost does not vote |
 //! | R11 | by R3 after crashes: a decision whose bodies came after its votes would not be on a majority |
 //!
 //! Beside them: batches are proposed only while they are wanted, none is invented, reads see what was delivered before they
@@ -33,6 +34,8 @@
 mod durability;
 mod foreign;
 mod log_model;
+mod membership;
+mod network;
 mod proposals;
 mod reads;
 mod repeat;
@@ -46,6 +49,10 @@ use quorate_engine::engine::EngineDriver;
 
 pub use durability::{a_crash_loses_nothing_that_was_delivered, deliveries_wait_for_their_write};
 pub use foreign::inputs_for_others_do_no_harm;
+pub use membership::{
+    a_lost_disk_never_votes_again, members_change_under_faults, members_come_and_go,
+};
+pub use network::{one_way_cuts_are_survived, who_was_away_is_brought_up};
 pub use proposals::{
     a_group_that_idles_decides_again, an_offered_batch_is_decided,
     proposals_are_delivered_released_or_overtaken,
@@ -76,6 +83,12 @@ pub trait EngineFactory: fmt::Debug {
     /// Its configuration, the same at each open.
     fn config(&self) -> <Self::Driver as EngineDriver>::Config {
         Default::default()
+    }
+
+    /// Whether its engines add, replace and remove members when they are asked to; those that do not answer that they
+    /// cannot.
+    fn changes_members(&self) -> bool {
+        false
     }
 
     /// With how many seeds each case runs.
@@ -119,7 +132,12 @@ cases![
     reads_see_what_was_delivered_before,
     reads_survive_faults,
     inputs_for_others_do_no_harm,
+    one_way_cuts_are_survived,
+    who_was_away_is_brought_up,
     a_life_of_faults_keeps_every_rule,
+    members_come_and_go,
+    members_change_under_faults,
+    a_lost_disk_never_votes_again,
     the_same_seed_gives_the_same_outputs,
 ];
 

@@ -36,6 +36,8 @@ const PLANTED_ALONE: &[(Fault, &str)] = &[
     (Fault::InventsABatch, "only batches that were offered are delivered"),
     (Fault::PanicsAtMessages, "inputs_for_others_do_no_harm: no input makes an engine panic"),
     (Fault::FaultsAtTimers, "inputs_for_others_do_no_harm: an engine does not fault"),
+    (Fault::IgnoresWishes, "inputs_for_others_do_no_harm: a wish is answered once"),
+    (Fault::AnswersWishesTwice, "inputs_for_others_do_no_harm: a wish is answered once"),
     (Fault::StopsWhenAsked, "inputs_for_others_do_no_harm: a batch on offer is decided"),
     (Fault::FallsAsleep, "a_group_that_idles_decides_again: a batch on offer is decided"),
     (Fault::StatusTooLow, "status tells the last decided index"),

@@ -5,6 +5,7 @@
 mod deliveries;
 mod ending;
 mod judge;
+mod membership;
 mod network;
 mod node;
 mod opening;
@@ -18,10 +19,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_engine::engine::{Checkpointed, Input, Now};
-use quorate_replicator::NodeId;
+use quorate_replicator::{Member, NodeId};
 use quorate_storage::{Body, Index, Tag};
 use quorate_transport_memory::{Link, LinkFaults};
 
+use self::membership::Wish;
 use self::node::{Event, Node, Offered, Read, Reading};
 use super::EngineFactory;
 use super::log_model::LogModel;
@@ -58,9 +60,16 @@ pub(super) struct World<'f, F: EngineFactory> {
     links: BTreeMap<(usize, usize, bool), Link>,
     faults: LinkFaults,
     isolated: BTreeSet<usize>,
+    /// Links that carry nothing, each in one direction.
+    cuts: BTreeSet<(usize, usize)>,
     payloads: Vec<Offered>,
     /// What was delivered at each index, by the first node that delivered it.
     agreed: BTreeMap<Index, (Tag, Body)>,
+    disks_lost: bool,
+    /// The members from an index on, by the first node that told it.
+    agreed_members: BTreeMap<Index, Vec<Member>>,
+    /// What was asked of whom, in which life, and what came of it.
+    wishes: BTreeMap<u64, Wish>,
     reads: Vec<Read>,
     questions: u64,
     /// All outputs, in words, when two runs are to be compared.
@@ -89,6 +98,8 @@ impl<'f, F: EngineFactory> World<'f, F> {
         let members: Vec<_> = (1..).take(count).map(NodeId::new).collect();
         let node = |id: &NodeId| Node {
             id: *id,
+            incarnation: [u8::try_from(id.number()).expect("there are few nodes"); 16],
+            lost: None,
             log: LogModel::new(),
             checkpoints: BTreeMap::new(),
             staged: BTreeMap::new(),
@@ -111,8 +122,12 @@ impl<'f, F: EngineFactory> World<'f, F> {
             links: BTreeMap::new(),
             faults: LinkFaults::none().delay(delays),
             isolated: BTreeSet::new(),
+            cuts: BTreeSet::new(),
             payloads: Vec::new(),
             agreed: BTreeMap::new(),
+            disks_lost: false,
+            agreed_members: BTreeMap::new(),
+            wishes: BTreeMap::new(),
             reads: Vec::new(),
             questions: 0,
             trace,
@@ -156,20 +171,26 @@ impl<'f, F: EngineFactory> World<'f, F> {
 
     /// Tells an engine something that the shell did not come upon by itself.
     pub(super) fn tell(&mut self, node: usize, input: Input) {
+        self.note_wish(node, &input);
         self.step(node, input);
         self.turn(node);
     }
 
     /// Stores a checkpoint of what a node has applied, and allows it to trim a part of what is below.
     pub(super) fn checkpoint(&mut self, node: usize) {
-        let drawn = self.random.f64();
+        let part = self.random.f64();
+        self.checkpoint_trimming(node, part);
+    }
+
+    /// As `checkpoint`, with this part of what is below.
+    pub(super) fn checkpoint_trimming(&mut self, node: usize, part: f64) {
         let Some(running) = &mut self.nodes[node].running else { return };
         if running.applied == 0 {
             return;
         }
         let (index, mark) = (running.applied, running.mark.clone());
         let state = running.history;
-        let trim_below = 1 + (drawn * (index + 1) as f64) as Index;
+        let trim_below = 1 + (part * index as f64) as Index;
         running.trim_below = running.trim_below.max(trim_below);
         let trim_below = running.trim_below;
         let checkpoint = Checkpointed { index, mark: mark.clone(), state };
@@ -216,6 +237,15 @@ impl<'f, F: EngineFactory> World<'f, F> {
             self.isolated.insert(node);
         } else {
             self.isolated.remove(&node);
+        }
+    }
+
+    /// Lets nothing through from one node to another, or takes that back; the other direction is as it was.
+    pub(super) fn cut(&mut self, from: usize, to: usize, cut: bool) {
+        if cut {
+            self.cuts.insert((from, to));
+        } else {
+            self.cuts.remove(&(from, to));
         }
     }
 

@@ -11,7 +11,7 @@ use quorate_engine::engine::{
     Deliver, Delivery, Demand, Engine, EngineDriver, EngineStatus, Input, LogWrite, Now, Opening,
     Output, Placed, ReadAnswer, ReadId,
 };
-use quorate_replicator::{NodeId, Role};
+use quorate_replicator::{AdminError, NodeId, Role};
 use quorate_storage::{Body, Entry, Index, Record, Seq, Tag};
 
 /// What an engine for one node does wrong.
@@ -58,6 +58,10 @@ pub(crate) enum Fault {
     PanicsAtMessages,
     /// It faults at a timer that it never set.
     FaultsAtTimers,
+    /// An operator hears nothing of what was wished.
+    IgnoresWishes,
+    /// A wish is answered twice.
+    AnswersWishesTwice,
     /// It wants no batch any more after an operator's wish.
     StopsWhenAsked,
     /// It wants no batch when it has been idle for long.
@@ -210,7 +214,15 @@ impl Engine for Alone {
                 panic!("{:?} is no message", message.head);
             }
             (Input::Timer(id), Fault::FaultsAtTimers) => out.fault = Some(format!("no {id:?}")),
-            (Input::Admin { .. }, Fault::StopsWhenAsked) => self.stopped = true,
+            (Input::Admin { .. }, Fault::IgnoresWishes) => {}
+            (Input::Admin { ticket, .. }, fault) => {
+                self.stopped |= fault == Fault::StopsWhenAsked;
+                let answer = || Err(AdminError::Unsupported { driver: "alone".into() });
+                out.admin.push((ticket, answer()));
+                if fault == Fault::AnswersWishesTwice {
+                    out.admin.push((ticket, answer()));
+                }
+            }
             _ => {}
         }
     }

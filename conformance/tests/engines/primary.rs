@@ -12,7 +12,7 @@ use quorate_engine::engine::{
     Deliver, Delivery, Demand, Engine, EngineDriver, EngineStatus, Input, Message, Now, Opening,
     Outgoing, Output, Placed, ReadAnswer, ReadId, TimerId,
 };
-use quorate_replicator::{NodeId, Role};
+use quorate_replicator::{AdminError, NodeId, Role};
 use quorate_storage::{Body, Entry, Index, Record, Seq, Tag};
 
 /// What an engine for several nodes does wrong.
@@ -315,6 +315,9 @@ impl Engine for Primary {
                     _ => out.write(true, Record::Reset { index, mark: mark.clone() }),
                 };
                 out.deliveries.push(Delivery { after, what: Deliver::Install { index, mark } });
+            }
+            Input::Admin { ticket, .. } => {
+                out.admin.push((ticket, Err(AdminError::Unsupported { driver: "primary".into() })));
             }
             Input::SnapshotSent { to, .. } => self.streaming.retain(|peer| *peer != to),
             _ => {}

@@ -9,9 +9,12 @@ impl<F: EngineFactory> World<'_, F> {
     pub(in crate::engine) fn finish(&mut self) {
         self.lossy(0.0, 0.0);
         self.isolated.clear();
+        self.cuts.clear();
         for node in 0..self.nodes() {
             self.stall_disk(node, false);
-            self.start(node);
+            if self.nodes[node].lost.is_none() {
+                self.start(node);
+            }
         }
         let deadline = self.now + self.factory.patience();
         self.run_until(deadline, Self::is_finished);
@@ -27,15 +30,18 @@ impl<F: EngineFactory> World<'_, F> {
                 .as_ref()
                 .is_some_and(|running| running.applied == top && running.placed.is_empty())
         };
-        self.payloads.iter().all(|offered| offered.done)
-            && self.reads.iter().all(|read| read.stage == Reading::Over)
-            && self.nodes.iter().all(settled)
+        self.payloads.iter().all(|offered| offered.done || !self.serves(offered.home))
+            && self.reads.iter().all(|read| read.stage == Reading::Over || !self.serves(read.node))
+            && self.wishes.values().all(|wish| !self.is_owed(wish))
+            && (0..self.nodes.len()).all(|node| !self.serves(node) || settled(&self.nodes[node]))
     }
 
     fn say_what_is_missing(&self) -> ! {
         let patience = self.factory.patience();
         for (number, node) in self.nodes.iter().enumerate() {
-            let Some(running) = &node.running else { continue };
+            let Some(running) = node.running.as_ref().filter(|_| self.serves(number)) else {
+                continue;
+            };
             if let Some((index, tag)) = running.placed.keys().next() {
                 self.broken(
                     number,
@@ -50,7 +56,7 @@ impl<F: EngineFactory> World<'_, F> {
             }
         }
         for (number, offered) in self.payloads.iter().enumerate() {
-            if !offered.done {
+            if !offered.done && self.serves(offered.home) {
                 self.broken(
                     offered.home,
                     format_args!("a batch on offer is decided when nothing fails, and batch {number} is not after {patience:?}"),
@@ -58,11 +64,22 @@ impl<F: EngineFactory> World<'_, F> {
             }
         }
         for read in &self.reads {
-            if read.stage != Reading::Over {
+            if read.stage != Reading::Over && self.serves(read.node) {
                 self.broken(
                     read.node,
                     format_args!(
                         "a read is answered when nothing fails, and one is not after {patience:?}"
+                    ),
+                );
+            }
+        }
+        for wish in self.wishes.values() {
+            if self.is_owed(wish) {
+                self.broken(
+                    wish.node,
+                    format_args!(
+                        "a wish is answered once, and one is not after {patience:?}: {:?}",
+                        wish.admin
                     ),
                 );
             }

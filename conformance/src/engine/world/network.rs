@@ -9,6 +9,12 @@ use super::node::Event;
 use crate::engine::EngineFactory;
 
 impl<F: EngineFactory> World<'_, F> {
+    /// Whether nothing gets from one node to another.
+    pub(super) fn is_cut(&self, from: usize, to: usize) -> bool {
+        let isolated = self.isolated.contains(&from) || self.isolated.contains(&to);
+        isolated || self.cuts.contains(&(from, to))
+    }
+
     pub(super) fn send_held(&mut self, node: usize) {
         let running = self.nodes[node].running.as_mut().expect("it has settled");
         let durable = running.durable;
@@ -22,7 +28,7 @@ impl<F: EngineFactory> World<'_, F> {
     }
 
     pub(super) fn carry(&mut self, from: usize, to: usize, urgent: bool, message: Message) {
-        if from == to || self.isolated.contains(&from) {
+        if from == to || self.is_cut(from, to) {
             return;
         }
         let channel = if urgent { Channel::Control } else { Channel::Entries };

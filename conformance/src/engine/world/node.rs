@@ -15,6 +15,9 @@ use crate::engine::log_model::LogModel;
 /// One node: what survives a crash, and what does not.
 pub(super) struct Node {
     pub(super) id: NodeId,
+    pub(super) incarnation: [u8; 16],
+    /// Its disk was lost while it was a member, and it may refuse to serve: with which words it did, if it has.
+    pub(super) lost: Option<String>,
     pub(super) log: LogModel,
     pub(super) checkpoints: BTreeMap<Index, Checkpointed>,
     pub(super) staged: BTreeMap<Index, Checkpointed>,

@@ -34,7 +34,7 @@ impl<F: EngineFactory> World<'_, F> {
         let opening = Opening {
             node: at.id,
             members,
-            incarnation: [node as u8 + 1; 16],
+            incarnation: at.incarnation,
             seed,
             checkpoint: checkpoint.clone(),
             log: log.clone(),

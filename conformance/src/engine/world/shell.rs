@@ -104,7 +104,7 @@ impl<F: EngineFactory> World<'_, F> {
         let patient = self.now < since + WAITING_AFTER;
         let asked = if patient { nodes[0] } else { nodes[self.random.usize(..nodes.len())] };
         let at = self.nodes.iter().position(|other| other.id == asked)?;
-        let cut = self.isolated.contains(&at) || self.isolated.contains(&node);
+        let cut = self.is_cut(node, at) || self.is_cut(at, node);
         let wanted = self.call(at, |running| running.engine.demand());
         (!cut && at != node && matches!(wanted, Some(Demand::Here { .. }))).then_some(at)
     }
@@ -160,15 +160,15 @@ impl<F: EngineFactory> World<'_, F> {
         let snapshots = std::mem::take(&mut out.snapshots);
         let released = std::mem::take(&mut out.released);
         let fault = out.fault.take();
-        out.members.clear();
+        let members = std::mem::take(&mut out.members);
+        let answers = std::mem::take(&mut out.admin);
         out.evidence.clear();
         running.checks.append(&mut running.out.checks);
         if let Some(cause) = fault {
-            self.broken(
-                node,
-                format_args!("an engine does not fault when nothing is wrong: {cause}"),
-            );
+            return self.faulted(node, cause);
         }
+        members.into_iter().for_each(|(from, members)| self.members_told(node, from, members));
+        answers.into_iter().for_each(|(ticket, answer)| self.wish_answered(node, ticket, answer));
         writes.into_iter().for_each(|write| self.written(node, write));
         sends.into_iter().for_each(|send| self.sent(node, send));
         deliveries.into_iter().for_each(|delivery| self.delivery(node, delivery));

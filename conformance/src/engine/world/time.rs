@@ -44,13 +44,12 @@ impl<F: EngineFactory> World<'_, F> {
 
     pub(super) fn happen(&mut self, event: Event, touched: &mut BTreeSet<usize>) {
         match event {
-            Event::Message { from, to, message } => {
-                let cut = self.isolated.contains(&from) || self.isolated.contains(&to);
-                if !cut && self.nodes[to].running.is_some() {
-                    let from = self.nodes[from].id;
-                    self.step(to, Input::Message { from, message });
-                    touched.insert(to);
-                }
+            Event::Message { from, to, message }
+                if !self.is_cut(from, to) && self.nodes[to].running.is_some() =>
+            {
+                let from = self.nodes[from].id;
+                self.step(to, Input::Message { from, message });
+                touched.insert(to);
             }
             Event::Synced { node, life, seq } if self.lives(node, life) => {
                 let at = &mut self.nodes[node];
@@ -86,8 +85,7 @@ impl<F: EngineFactory> World<'_, F> {
                 touched.insert(node);
             }
             Event::Snapshot { from, life, to, checkpoint, head } => {
-                let cut = self.isolated.contains(&from) || self.isolated.contains(&to);
-                let arrived = !cut && self.nodes[to].running.is_some();
+                let arrived = !self.is_cut(from, to) && self.nodes[to].running.is_some();
                 let (sender, receiver) = (self.nodes[from].id, self.nodes[to].id);
                 if arrived {
                     let Checkpointed { index, mark, state } = checkpoint.clone();
