@@ -6,16 +6,26 @@ use bytes::Bytes;
 use quorate_replicator::{Decision, Frame, FrameId, ProposeError, Rejection, SessionId, ShardKey};
 use quorate_shard::kv::{Compare, Condition, Op, Transaction, TransactionOp};
 
-use crate::oracle::{Checked, Oracle, violation};
+use crate::oracle::{Checked, violation};
 
-/// What a client knows of a frame that has no answer.
+/// Most frames of a client that are open in requests of one frame each.
+const SINGLES_MAX: usize = 6;
+
+/// A frame that has no answer.
 #[derive(Debug)]
 struct Open {
     frame: Frame,
-    /// A proposal of it is under way in the present life of the node, under this number.
-    call: Option<u64>,
     /// An attempt ended without an answer: the frame may be in the log.
     unknown: bool,
+}
+
+/// Frames that are proposed with one call. Those of a list stay together, in their order, however often they are
+/// proposed.
+#[derive(Debug)]
+struct Request {
+    serials: Vec<u64>,
+    /// The call that is under way.
+    call: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -24,20 +34,26 @@ pub(crate) struct Client {
     generation: u8,
     opened: bool,
     next: u64,
+    /// Most frames of a list.
+    list_max: usize,
     open: BTreeMap<u64, Open>,
+    requests: Vec<Request>,
     /// Frames whose outcome can never be known: their session ended while an attempt was open.
     pub(crate) orphans: u64,
     pub(crate) answered: u64,
 }
 
 impl Client {
-    pub(crate) fn new(number: u8) -> Self {
+    /// A client that proposes lists of up to so many frames.
+    pub(crate) fn new(number: u8, list_max: usize) -> Self {
         Self {
             number,
             generation: 0,
             opened: false,
             next: 1,
+            list_max,
             open: BTreeMap::new(),
+            requests: Vec::new(),
             orphans: 0,
             answered: 0,
         }
@@ -49,63 +65,72 @@ impl Client {
         SessionId::new(bytes)
     }
 
-    /// The frame to propose next, with the number of the call: one that has no answer, or a new one while there are few.
-    pub(crate) fn next(&mut self, rng: &mut fastrand::Rng, call: u64) -> Option<Frame> {
+    /// What to propose next, under the number of the call: what has no answer, or something new while there is little.
+    pub(crate) fn next(&mut self, rng: &mut fastrand::Rng, call: u64) -> Option<Vec<Frame>> {
         let shard = ShardKey::new("sim", "ns0").expect("a name");
         if !self.opened {
-            let frame = Frame::open_session(self.session(), shard);
-            let opening = self.open.entry(0).or_insert(Open { frame, call: None, unknown: false });
-            if opening.call.is_some() {
-                return None;
+            if self.requests.is_empty() {
+                self.begin(vec![Frame::open_session(self.session(), shard)]);
             }
-            opening.call = Some(call);
-            return Some(opening.frame.clone());
+            return self.again(call);
         }
         if self.open.is_empty() && self.next > 1 && rng.u8(..20) == 0 {
-            let frame = Frame::close_session(self.session(), shard);
-            self.open.insert(FrameId::CLOSE, Open { frame, call: None, unknown: false });
+            self.begin(vec![Frame::close_session(self.session(), shard)]);
         }
         if self.open.contains_key(&FrameId::CLOSE) {
             // Nothing else is proposed until the session has ended.
-            let idle = self.open[&FrameId::CLOSE].call.is_none();
-            return idle.then(|| self.attempt(FrameId::CLOSE, call));
+            return self.again(call);
         }
-        let waiting: Vec<u64> = self
-            .open
-            .iter()
-            .filter(|(_, open)| open.call.is_none())
-            .map(|(serial, _)| *serial)
-            .collect();
-        let serial = if !waiting.is_empty() && (self.open.len() >= 6 || rng.u8(..4) > 0) {
+        let waiting: Vec<usize> =
+            (0..self.requests.len()).filter(|place| self.requests[*place].call.is_none()).collect();
+        let many = self.requests.len() >= SINGLES_MAX;
+        let place = if !waiting.is_empty() && (many || rng.u8(..4) > 0) {
             waiting[rng.usize(..waiting.len())]
-        } else if self.open.len() < 6 {
-            let serial = self.next;
-            self.next += 1;
-            let id = FrameId { session: self.session(), serial };
-            let shard = ShardKey::new("sim", &format!("ns{}", rng.u8(..3))).expect("a name");
-            let frame = Frame::new(id, shard, self.op(rng, serial));
-            self.open.insert(serial, Open { frame, call: None, unknown: false });
-            serial
-        } else {
+        } else if many {
             return None;
+        } else {
+            let frames =
+                if self.list_max > 1 && rng.bool() { rng.usize(2..=self.list_max) } else { 1 };
+            let frames = (0..frames).map(|_| self.frame(rng)).collect();
+            self.begin(frames)
         };
-        Some(self.attempt(serial, call))
+        Some(self.attempt(place, call))
     }
 
-    /// One more attempt of a frame. Everything below the oldest that is open has been answered.
-    fn attempt(&mut self, serial: u64, call: u64) -> Frame {
+    fn frame(&mut self, rng: &mut fastrand::Rng) -> Frame {
+        let serial = self.next;
+        self.next += 1;
+        let id = FrameId { session: self.session(), serial };
+        let shard = ShardKey::new("sim", &format!("ns{}", rng.u8(..3))).expect("a name");
+        Frame::new(id, shard, self.op(rng, serial))
+    }
+
+    fn begin(&mut self, frames: Vec<Frame>) -> usize {
+        let serials = frames.iter().map(|frame| frame.id.serial).collect();
+        self.requests.push(Request { serials, call: None });
+        let open =
+            frames.into_iter().map(|frame| (frame.id.serial, Open { frame, unknown: false }));
+        self.open.extend(open);
+        self.requests.len() - 1
+    }
+
+    /// One more attempt of a request. Everything below the oldest frame that is open has been answered.
+    fn attempt(&mut self, place: usize, call: u64) -> Vec<Frame> {
         let settled = *self.open.keys().next().expect("one is open");
-        let open = self.open.get_mut(&serial).expect("it is open");
-        open.call = Some(call);
-        open.frame.settled = settled.min(serial);
-        open.frame.clone()
+        let request = &mut self.requests[place];
+        request.call = Some(call);
+        let frame = |serial: &u64| {
+            let mut frame = self.open[serial].frame.clone();
+            frame.settled = settled.min(*serial);
+            frame
+        };
+        request.serials.iter().map(frame).collect()
     }
 
-    /// A frame that has no answer and no call, to be proposed again; nothing new.
-    pub(crate) fn again(&mut self, call: u64) -> Option<Frame> {
-        let serial =
-            self.open.iter().find(|(_, open)| open.call.is_none()).map(|(serial, _)| *serial)?;
-        Some(self.attempt(serial, call))
+    /// A request that has no answer and no call, to be proposed again; nothing new.
+    pub(crate) fn again(&mut self, call: u64) -> Option<Vec<Frame>> {
+        let place = self.requests.iter().position(|request| request.call.is_none())?;
+        Some(self.attempt(place, call))
     }
 
     /// Some operation on few keys, so that they meet. Each value is written once.
@@ -135,87 +160,126 @@ impl Client {
 
     /// An id to ask about: of a frame that has no answer.
     pub(crate) fn doubtful(&self) -> Option<FrameId> {
-        self.open
-            .values()
-            .find(|open| open.unknown && open.call.is_none())
-            .map(|open| open.frame.id)
+        let idle = self.requests.iter().filter(|request| request.call.is_none());
+        let serials = idle.flat_map(|request| &request.serials);
+        serials.map(|serial| &self.open[serial]).find(|open| open.unknown).map(|open| open.frame.id)
     }
 
     /// The answer to a call.
     pub(crate) fn answered(
         &mut self,
         call: u64,
-        answer: &Result<Decision, ProposeError>,
-        oracle: &mut Oracle,
+        answer: &Result<Vec<Decision>, ProposeError>,
     ) -> Checked {
-        let Some((serial, open)) = self.open.iter_mut().find(|(_, open)| open.call == Some(call))
+        let Some(place) = self.requests.iter().position(|request| request.call == Some(call))
         else {
             return Ok(());
         };
-        let serial = *serial;
-        open.call = None;
-        let id = open.frame.id;
+        self.requests[place].call = None;
+        let serials = self.requests[place].serials.clone();
         match answer {
-            Ok(Decision::Accept(commit)) => {
-                oracle.accepted(id, commit)?;
-                self.opened |= serial == FrameId::OPEN;
-                self.answered += 1;
-                self.open.remove(&serial);
-                if serial == FrameId::CLOSE {
-                    self.renew();
+            Ok(decisions) => {
+                if decisions.len() != serials.len() {
+                    return violation(format!(
+                        "{} frames have {} decisions",
+                        serials.len(),
+                        decisions.len()
+                    ));
+                }
+                for (serial, decision) in serials.into_iter().zip(decisions) {
+                    self.decided(serial, decision)?;
                 }
             }
-            Ok(Decision::Reject(Rejection::Expired)) => {
-                self.open.remove(&serial);
-            }
-            Ok(Decision::Reject(rejection)) => {
-                return violation(format!("{id} rejected: {rejection}"));
-            }
-            Ok(Decision::Timeout) => open.unknown = true,
-            Ok(Decision::Undecided) => {
-                return violation(format!("{id}: a proposal answered Undecided"));
-            }
             Err(ProposeError::SessionEnded) => self.renew(),
-            Err(error) => open.unknown |= error.may_commit(),
+            Err(error) if error.may_commit() => self.doubt(&serials),
+            Err(_) => {}
         }
         Ok(())
     }
 
-    /// The answer to the question what became of a frame.
-    pub(crate) fn decided(
-        &mut self,
-        id: FrameId,
-        decision: &Decision,
-        oracle: &mut Oracle,
-    ) -> Checked {
-        if let Decision::Accept(commit) = decision {
-            oracle.accepted(id, commit)?;
-            if id.session == self.session()
-                && self.open.get(&id.serial).is_some_and(|o| o.call.is_none())
-            {
-                self.open.remove(&id.serial);
+    fn decided(&mut self, serial: u64, decision: &Decision) -> Checked {
+        let Some(open) = self.open.get_mut(&serial) else { return Ok(()) };
+        let id = open.frame.id;
+        match decision {
+            Decision::Accept(_) => {
+                self.settle(serial);
                 self.answered += 1;
+                match serial {
+                    FrameId::OPEN => self.opened = true,
+                    FrameId::CLOSE => self.renew(),
+                    _ => {}
+                }
+            }
+            Decision::Reject(Rejection::Expired) => self.settle(serial),
+            Decision::Reject(rejection) => {
+                return violation(format!("{id} rejected: {rejection}"));
+            }
+            Decision::Timeout => open.unknown = true,
+            Decision::Undecided => {
+                return violation(format!("{id}: a proposal answered Undecided"));
             }
         }
         Ok(())
+    }
+
+    /// This frame has its answer.
+    fn settle(&mut self, serial: u64) {
+        self.open.remove(&serial);
+        for request in &mut self.requests {
+            request.serials.retain(|open| *open != serial);
+        }
+        self.requests.retain(|request| !request.serials.is_empty());
+    }
+
+    fn doubt(&mut self, serials: &[u64]) {
+        for serial in serials {
+            if let Some(open) = self.open.get_mut(serial) {
+                open.unknown = true;
+            }
+        }
+    }
+
+    /// The answer to the question what became of a frame.
+    pub(crate) fn learned(&mut self, id: FrameId, decision: &Decision) {
+        let is_open =
+            |request: &Request| request.call.is_none() && request.serials.contains(&id.serial);
+        if matches!(decision, Decision::Accept(_))
+            && id.session == self.session()
+            && self.requests.iter().any(is_open)
+        {
+            self.settle(id.serial);
+            self.answered += 1;
+        }
     }
 
     /// The session is over: what had an attempt open stays unknown for ever, the rest is forgotten.
     fn renew(&mut self) {
         self.orphans += self.open.values().filter(|open| open.unknown).count() as u64;
         self.open.clear();
+        self.requests.clear();
         self.opened = false;
         self.generation += 1;
         self.next = 1;
     }
 
-    /// The node died: no call will be answered.
-    pub(crate) fn node_died(&mut self) {
-        for open in self.open.values_mut() {
-            if open.call.take().is_some() {
-                open.unknown = true;
-            }
+    /// A call will not be answered, or nobody waits for its answer any more.
+    pub(crate) fn lost(&mut self, call: u64) {
+        if let Some(request) = self.requests.iter_mut().find(|request| request.call == Some(call)) {
+            request.call = None;
+            let serials = request.serials.clone();
+            self.doubt(&serials);
         }
+    }
+
+    /// A call that is under way.
+    pub(crate) fn waits_for(&self) -> Option<u64> {
+        self.requests.iter().find_map(|request| request.call)
+    }
+
+    /// What has no answer, in words.
+    pub(crate) fn waiting(&self) -> String {
+        let serials: Vec<_> = self.open.keys().collect();
+        format!("client {} of life {}: {serials:?}", self.number, self.generation)
     }
 
     /// Whether everything has an answer.

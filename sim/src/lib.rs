@@ -15,11 +15,14 @@
 //! violation names its seed, and the seed replays it.
 
 mod client;
+mod cluster;
+mod copies;
 mod node;
 mod oracle;
 mod scenario;
 mod sweep;
 
+pub use cluster::{ClusterReport, RaftSubject, Subject, Tuning, run_cluster};
 pub use oracle::Violation;
 pub use scenario::{Report, run};
 pub use sweep::{Sweep, sweep};

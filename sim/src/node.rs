@@ -4,24 +4,30 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_driver_local::{Local, LocalConfig};
+use quorate_engine::engine::{Admin, EngineDriver, Input, LogWrite};
 use quorate_engine::{
     Answer, Callers, CheckpointJob, CheckpointPolicy, CoreConfig, Effects, Fetch, Fetched,
-    HashedFrame, HostCore, RecoveredCheckpoint, Retain, Start, Stores, StoresConfig,
-    SubscriptionId,
+    GroupStores, HashedFrame, HostCore, Packet, RecoveredCheckpoint, Retain, Sent, Start, Stores,
+    StoresConfig, SubscriptionId, SubscriptionOver,
 };
 use quorate_replicator::{
-    Accepted, Consistency, Cursor, Decision, Frame, FrameId, GroupId, GroupStatus, NodeId,
-    OpenError, Position, ProposeError, ReadError, Scope, SubscribeError,
+    Accepted, AdminError, Consistency, Cursor, Decision, Frame, FrameId, GroupId, GroupStatus,
+    Member, NodeId, OpenError, Position, ProposeError, ReadError, Scope, SubscribeError,
 };
 use quorate_shard::Shards;
 use quorate_storage::{
-    CheckpointStore, DataDir, DataMode, Disk, Group, Health, Identity, Log, LogConfig, LogError,
-    LogReader, SimDisk,
+    CheckpointStore, DataDir, DataMode, Disk, Group, Health, Identity, Index, Log, LogConfig,
+    LogError, LogReader, SimDisk, Staged,
 };
 
+use crate::copies::Copies;
+
 /// The only group.
-const GROUP: Group = Group::new(0);
+pub(crate) const GROUP: GroupId = GroupId::new(0);
+const LOG_GROUP: Group = Group::new(0);
+
+/// Most steps of maintenance after a commit.
+const MAINTAIN_STEPS: usize = 4;
 
 /// Numbers that the scenario gives out.
 #[derive(Debug)]
@@ -39,21 +45,37 @@ impl Callers for Numbers {
 /// What came out of a node.
 #[derive(Debug)]
 pub(crate) enum News {
-    Proposed(u64, Result<Decision, ProposeError>),
-    Read(Result<Position, ReadError>),
+    Proposed(u64, Result<Vec<Decision>, ProposeError>),
+    Read(u64, Result<Position, ReadError>),
     Decided(u64, Result<Decision, ReadError>),
     Subscribed(Result<SubscriptionId, SubscribeError>),
     Accepted(Vec<Accepted>, Position),
+    Over(SubscriptionOver),
+    Admin(u64, Result<(), AdminError>),
 }
 
-/// What differs between two scenarios and never within one: limits that all lives of a node share.
+/// What differs between two scenarios and never within one: limits that all lives of all nodes share.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) checkpoint_bytes: u64,
     pub(crate) retain_bytes: u64,
     pub(crate) session_idle_ms: u64,
     pub(crate) unsettled_max: usize,
-    pub(crate) batches_in_flight: u32,
+}
+
+/// Where a life begins.
+#[derive(Debug)]
+pub(crate) struct Life<'a, D: EngineDriver> {
+    pub(crate) driver: &'a D,
+    pub(crate) config: &'a D::Config,
+    pub(crate) disk: &'a SimDisk,
+    pub(crate) node: NodeId,
+    /// The founding members.
+    pub(crate) members: &'a [NodeId],
+    /// Names the store if there is none.
+    pub(crate) store: [u8; 16],
+    pub(crate) seed: u64,
+    pub(crate) settings: &'a Settings,
 }
 
 #[derive(Debug)]
@@ -62,46 +84,64 @@ pub(crate) struct Node {
     effects: Effects<Numbers>,
     log: Log,
     reader: LogReader,
-    checkpoints: CheckpointStore,
+    pub(crate) checkpoints: CheckpointStore,
     job: Option<CheckpointJob>,
     fetches: VecDeque<Fetch>,
+    /// What a full log did not take.
+    backlog: VecDeque<Vec<LogWrite>>,
     /// A block is written and not synced.
     written: bool,
     full: bool,
+    /// A snapshot that was received and waits to be put in force.
+    staged: Option<Staged>,
+    /// The engine wants the staged snapshot at this index to be put in force.
+    install: Option<Index>,
+    /// What this node's log holds.
+    pub(crate) copies: Copies,
     pub(crate) news: Vec<News>,
+    /// To other nodes.
+    pub(crate) outbox: Vec<Sent>,
+    /// Checkpoints to be streamed.
+    pub(crate) snapshots: Vec<(NodeId, Index, bytes::Bytes)>,
+    /// Who the members are, if that has changed.
+    pub(crate) members: Option<Vec<Member>>,
     pub(crate) shards: Shards,
     /// Dropped last: it holds the lock.
     _directory: DataDir,
 }
 
 impl Node {
-    pub(crate) fn open(
-        disk: &SimDisk,
-        settings: &Settings,
+    pub(crate) fn open<D: EngineDriver>(
+        life: Life<'_, D>,
         now: Duration,
     ) -> Result<Self, OpenError> {
-        let identity = Identity { cluster: [1; 16], node: 1, driver: "local".into(), groups: 1 };
-        let config = StoresConfig {
-            group: GROUP,
-            store: [2; 16],
+        let Life { driver, config, disk, node, members, store, seed, settings } = life;
+        let identity =
+            Identity { cluster: [1; 16], node: node.number(), driver: D::NAME.into(), groups: 1 };
+        let stores_config = StoresConfig {
+            store,
             mode: DataMode::Create,
             log: LogConfig::small(),
             checkpoint_cache_bytes: 64 << 10,
         };
         let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-        let stores = Stores::open(disk, "sim", &identity, config)?;
-        let mut checkpoint = stores.checkpoint()?;
-        let Stores { directory, checkpoints, log, recovered } = stores;
+        let stores = Stores::open(disk, "sim", &identity, stores_config)?;
+        let Stores { directory, log, mut groups } = stores;
+        let stored = groups.remove(0);
+        let mut checkpoint = stored.checkpoint()?;
+        let GroupStores { checkpoints, recovered } = stored;
+        let floor = checkpoints.latest().map_or(0, |meta| meta.index);
+        let copies = Copies::recovered(floor, &recovered);
         let (machine, shards) = Shards::builder().build();
         let start = Start {
-            members: vec![NodeId::new(1)],
+            members: members.to_vec(),
             incarnation: directory.store(),
-            seed: 1,
+            seed,
             machine: Box::new(machine),
             checkpoint: checkpoint.as_mut().map(RecoveredCheckpoint::stored),
             log: recovered,
         };
-        let mut core_config = CoreConfig::new(GroupId::new(0), NodeId::new(1));
+        let mut core_config = CoreConfig::new(GROUP, node);
         core_config.checkpoint = CheckpointPolicy {
             log_bytes: settings.checkpoint_bytes,
             interval: Duration::from_secs(5),
@@ -110,9 +150,7 @@ impl Node {
         core_config.retain = Retain { bytes: settings.retain_bytes, age: Duration::ZERO };
         core_config.sessions.idle_ms = settings.session_idle_ms;
         core_config.sessions.unsettled_max = settings.unsettled_max;
-        let mut local = LocalConfig::default();
-        local.batches_in_flight = settings.batches_in_flight;
-        let core = HostCore::open(core_config, &Local, &local, start, now)?;
+        let core = HostCore::open(core_config, driver, config, start, now)?;
         let reader = log.reader();
         Ok(Self {
             core,
@@ -122,20 +160,36 @@ impl Node {
             checkpoints,
             job: None,
             fetches: VecDeque::new(),
+            backlog: VecDeque::new(),
             written: false,
             full: false,
+            staged: None,
+            install: None,
+            copies,
             news: Vec::new(),
+            outbox: Vec::new(),
+            snapshots: Vec::new(),
+            members: None,
             shards,
             _directory: directory,
         })
     }
 
-    pub(crate) fn propose(&mut self, frame: Frame, deadline: Duration, who: u64) {
-        self.core.propose(HashedFrame::from(frame), deadline, who, &mut self.effects);
+    // ----- requests
+
+    /// Proposes one frame, or several as a list.
+    pub(crate) fn propose(&mut self, mut frames: Vec<Frame>, deadline: Duration, who: u64) {
+        if frames.len() == 1 {
+            let frame = HashedFrame::from(frames.remove(0));
+            self.core.propose(frame, deadline, who, &mut self.effects);
+        } else {
+            let frames = frames.into_iter().map(HashedFrame::from).collect();
+            self.core.propose_many(frames, deadline, who, &mut self.effects);
+        }
     }
 
-    pub(crate) fn read(&mut self, now: Duration, deadline: Duration) {
-        self.core.read(now, Consistency::Linearizable, deadline, 0, &mut self.effects);
+    pub(crate) fn read(&mut self, now: Duration, deadline: Duration, who: u64) {
+        self.core.read(now, Consistency::Linearizable, deadline, who, &mut self.effects);
     }
 
     pub(crate) fn decision(&mut self, id: FrameId, deadline: Duration, who: u64) {
@@ -150,6 +204,20 @@ impl Node {
         self.core.handled(id);
     }
 
+    pub(crate) fn admin(&mut self, admin: Admin, deadline: Duration, who: u64) {
+        self.core.admin(admin, deadline, who, &mut self.effects);
+    }
+
+    pub(crate) fn packet(&mut self, now: Duration, from: NodeId, packet: Packet) {
+        self.core.packet(now, from, packet, &mut self.effects);
+    }
+
+    pub(crate) fn input(&mut self, input: Input) {
+        self.core.input(input);
+    }
+
+    // ----- turns
+
     /// Turns until nothing more can be done without the disk.
     pub(crate) fn turn(&mut self, now: Duration) {
         loop {
@@ -159,7 +227,7 @@ impl Node {
                 break;
             }
         }
-        let full = self.log.health() == Health::Full;
+        let full = self.log.health() == Health::Full || !self.backlog.is_empty();
         if full != self.full {
             self.full = full;
             self.core.storage_full(full, &mut self.effects);
@@ -169,51 +237,119 @@ impl Node {
     fn perform(&mut self) {
         let effects = std::mem::take(&mut self.effects);
         if !effects.writes.is_empty() {
-            let writes = effects.writes.into_iter().map(|w| (w.seq, w.flush, w.record)).collect();
-            match self.log.submit(GROUP, writes) {
-                Ok(()) => {}
-                // A real shell keeps what a full log does not take; here the scenario ends the life of the node.
-                Err(error) => self.core.fail(error.to_string(), &mut self.effects),
-            }
+            self.copies.written(&effects.writes);
+            self.backlog.push_back(effects.writes);
+            self.feed();
         }
         for answer in effects.answers {
             self.news.push(match answer {
-                Answer::Propose(who, answer) => News::Proposed(who, answer),
-                Answer::ProposeMany(..) => unreachable!("the scenario proposes one by one"),
-                Answer::Read(_, answer) => News::Read(answer),
+                Answer::Propose(who, answer) => {
+                    News::Proposed(who, answer.map(|decision| vec![decision]))
+                }
+                Answer::ProposeMany(who, answer) => News::Proposed(who, answer),
+                Answer::Read(who, answer) => News::Read(who, answer),
                 Answer::Decision(who, answer) => News::Decided(who, answer),
                 Answer::Subscribe(_, answer) => News::Subscribed(answer),
-                Answer::Admin(..) => unreachable!("the scenario has one node"),
+                Answer::Admin(who, answer) => News::Admin(who, answer),
             });
         }
         for chunk in effects.chunks {
             self.news.push(News::Accepted(chunk.frames, chunk.reached));
         }
+        self.news.extend(effects.over.into_iter().map(|(_, over)| News::Over(over)));
         self.fetches.extend(effects.fetches);
         if let Some(job) = effects.checkpoint {
             self.job = Some(job);
+        }
+        if let Some(index) = effects.install {
+            self.install = Some(index);
+        }
+        self.outbox.extend(effects.sends);
+        self.snapshots.extend(effects.snapshots);
+        if effects.members.is_some() {
+            self.members = effects.members;
+        }
+    }
+
+    /// Gives the log what waits for it.
+    fn feed(&mut self) {
+        while let Some(writes) = self.backlog.front() {
+            let writes = writes.iter().map(|w| (w.seq, w.flush, w.record.clone())).collect();
+            match self.log.submit(LOG_GROUP, writes) {
+                Ok(()) => drop(self.backlog.pop_front()),
+                Err(LogError::Full) => return,
+                Err(error) => return self.fail(error.to_string()),
+            }
+        }
+    }
+
+    fn fail(&mut self, cause: String) {
+        self.core.fail(cause, &mut self.effects);
+    }
+
+    // ----- the log
+
+    /// Writes a block if one is wanted; true if it waits to be synced now.
+    pub(crate) fn begin_commit(&mut self) -> bool {
+        self.feed();
+        if !self.written && self.log.wants_commit() {
+            match self.log.commit_write() {
+                Ok(written) => self.written = written,
+                Err(LogError::Full) => {}
+                Err(error) => self.fail(error.to_string()),
+            }
+        }
+        self.written
+    }
+
+    /// Syncs the block that was written.
+    pub(crate) fn end_commit(&mut self) {
+        self.written = false;
+        match self.log.commit_sync() {
+            Ok(durable) => {
+                for (_, seq) in durable {
+                    self.copies.durable(seq);
+                    self.core.durable(seq);
+                }
+            }
+            Err(LogError::Full) => {}
+            Err(error) => self.fail(error.to_string()),
+        }
+    }
+
+    /// Some of the work that nobody waits for.
+    pub(crate) fn maintain(&mut self) {
+        for _ in 0..MAINTAIN_STEPS {
+            match self.log.maintain() {
+                Ok(true) => {}
+                Ok(false) | Err(LogError::Full) => return,
+                Err(error) => return self.fail(error.to_string()),
+            }
         }
     }
 
     /// One step of the log's work: half a commit, or some maintenance.
     pub(crate) fn step_log(&mut self, now: Duration) {
-        let stepped = if self.written {
-            self.written = false;
-            self.log.commit_sync().map(|durable| {
-                for (_, seq) in durable {
-                    self.core.durable(seq);
-                }
-            })
-        } else if self.log.wants_commit() {
-            self.log.commit_write().map(|written| self.written = written)
-        } else {
-            self.log.maintain().map(drop)
-        };
-        match stepped {
-            Ok(()) | Err(LogError::Full) => {}
-            Err(error) => self.core.fail(error.to_string(), &mut self.effects),
+        if self.written {
+            self.end_commit();
+        } else if !self.begin_commit() {
+            match self.log.maintain() {
+                Ok(_) | Err(LogError::Full) => {}
+                Err(error) => self.fail(error.to_string()),
+            }
         }
         self.turn(now);
+    }
+
+    /// Whether the log has something that no room was found for.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    // ----- checkpoints and snapshots
+
+    pub(crate) fn has_job(&self) -> bool {
+        self.job.is_some()
     }
 
     /// Stores the checkpoint that is waiting, if one is; true if it was stored.
@@ -223,23 +359,86 @@ impl Node {
         let stored = self.checkpoints.write(job.into_write(self.reader.durable_lsn()));
         match stored {
             Ok(()) => self.core.checkpointed(now, index, &mut self.effects),
-            Err(error) => self.core.fail(error.to_string(), &mut self.effects),
+            Err(error) => self.fail(error.to_string()),
         }
         self.turn(now);
         self.core.faulted().is_none()
     }
 
-    /// Reads the log for the subscriber that waits for it.
+    /// Whether a snapshot may be received: none waits to be put in force.
+    pub(crate) fn may_receive(&self, index: Index) -> bool {
+        self.staged.is_none()
+            && self.checkpoints.latest().is_none_or(|meta| meta.index < index)
+            && self.core.faulted().is_none()
+    }
+
+    /// A block of the log that is durable.
+    pub(crate) fn watermark(&self) -> u64 {
+        self.reader.durable_lsn()
+    }
+
+    /// A snapshot has come whole, and is durable.
+    pub(crate) fn staged(
+        &mut self,
+        now: Duration,
+        from: NodeId,
+        head: bytes::Bytes,
+        staged: Staged,
+    ) {
+        let meta = staged.meta().clone();
+        let index = meta.index;
+        self.staged = Some(staged);
+        let (mark, state) = (meta.mark, meta.state);
+        self.core.input(Input::SnapshotStaged { from, index, mark, state, head });
+        self.turn(now);
+        if !self.copies.was_reset(index) {
+            // The engine does not want it.
+            self.staged = None;
+        }
+    }
+
+    pub(crate) fn wants_install(&self) -> bool {
+        self.install.is_some()
+    }
+
+    /// Puts the staged snapshot in force, after the checkpoint that is under way.
+    pub(crate) fn step_install(&mut self, now: Duration) {
+        self.step_checkpoint(now);
+        let (Some(index), None) = (self.install.take(), self.core.faulted()) else { return };
+        let staged = self.staged.take().expect("what was reset to is staged");
+        assert_eq!(staged.meta().index, index, "the staged snapshot is the one that is wanted");
+        let pinned = self.checkpoints.install(staged).and_then(|_| self.checkpoints.pin());
+        match pinned {
+            Ok(pin) => {
+                let mut recovered = RecoveredCheckpoint::new(pin.expect("it was installed"));
+                if let Err(error) = self.core.installed(now, recovered.stored()) {
+                    self.fail(error.to_string());
+                }
+            }
+            Err(error) => self.fail(error.to_string()),
+        }
+        self.turn(now);
+    }
+
+    // ----- readers
+
+    pub(crate) fn has_fetch(&self) -> bool {
+        !self.fetches.is_empty()
+    }
+
+    /// Reads the log for whoever waits for it.
     pub(crate) fn step_fetch(&mut self, now: Duration) {
         let Some(fetch) = self.fetches.pop_front() else { return };
-        let fetched = match self.reader.read(GROUP, fetch.range, fetch.bytes_max) {
+        let fetched = match self.reader.read(LOG_GROUP, fetch.range, fetch.bytes_max) {
             Ok(entries) => Fetched::Entries(entries),
             Err(LogError::Trimmed { first }) => Fetched::Trimmed(first),
-            Err(error) => return self.core.fail(error.to_string(), &mut self.effects),
+            Err(error) => return self.fail(error.to_string()),
         };
         self.core.fetched(fetch.reader, fetched, &mut self.effects);
         self.turn(now);
     }
+
+    // ----- what is known
 
     /// Whether nothing is on its way to the disk or back.
     pub(crate) fn is_quiet(&self) -> bool {

@@ -1,0 +1,221 @@
+//! What goes wrong, and the limits within which it does.
+//!
+//! The atlas: any number of nodes may stop, lose what they had not synced, or be cut off, at any time. Of what is synced, only
+//! the disk of one voter is lost at a time, of a minority, and only while nobody changes the members; that node may not vote again
+//! before it was removed and added anew.
+
+use quorate_engine::engine::EngineDriver;
+use quorate_storage::Fault;
+
+use super::event::{Event, Lasting};
+use super::swarm::Kind;
+use super::{Cluster, MS};
+use crate::oracle::Checked;
+
+/// Most operations of a disk before an armed fault comes.
+const ARMED_OPS: u64 = 60;
+
+impl<D: EngineDriver> Cluster<'_, D> {
+    /// Something goes wrong.
+    pub(super) fn fault(&mut self) -> Checked {
+        if !self.faults_on {
+            return Ok(());
+        }
+        let every = self.swarm.fault_every;
+        let next = self.draw(every / 4, every * 2);
+        self.plan(next, Event::Fault);
+        let kind = self.swarm.kinds[self.rng.usize(..self.swarm.kinds.len())];
+        let Some(place) = self.victim() else { return Ok(()) };
+        self.report.faults += 1;
+        let id = self.machines[place].id;
+        let election = self.swarm.tuning.election_timeout;
+        let lasts = self.draw(election / 4, election * 3);
+        match kind {
+            Kind::Kill => {
+                self.tell(|_| format!("{id} is killed"));
+                self.die(place, None);
+                self.restart_after(place, MS * 5, election * 2);
+            }
+            Kind::Close => {
+                self.close(place);
+                self.restart_after(place, MS * 5, election);
+            }
+            Kind::PowerCut => {
+                let keep = self.keep();
+                self.tell(|_| format!("{id} loses its power, keeping {keep:?}"));
+                self.die(place, Some(keep));
+                self.restart_after(place, MS * 5, election * 2);
+            }
+            Kind::Blackout => self.blackout(),
+            Kind::ArmedPowerCut => {
+                let disk = &self.machines[place].disk;
+                disk.cut_at(disk.ops() + self.rng.u64(..ARMED_OPS));
+            }
+            Kind::DiskFault => {
+                let fault = [Fault::Eio, Fault::Short][self.rng.usize(..2)];
+                let disk = &self.machines[place].disk;
+                disk.fail_at(disk.ops() + self.rng.u64(..ARMED_OPS), fault);
+                self.machines[place].armed = true;
+            }
+            Kind::FullDisk => {
+                let disk = &self.machines[place].disk;
+                let room = self.rng.u64(..64 << 10);
+                disk.set_capacity(Some(disk.used() + room));
+                self.tell(|_| format!("the disk of {id} has {room} bytes left"));
+                self.plan(lasts, Event::Over(Lasting::FullDisk(place)));
+            }
+            Kind::SlowDisk => {
+                self.tell(|_| format!("the disk of {id} is slow for {lasts:?}"));
+                self.machines[place].slow_until = self.now + lasts;
+            }
+            Kind::Pause => {
+                self.tell(|_| format!("{id} stands still for {lasts:?}"));
+                self.machines[place].paused_until = self.now + lasts;
+            }
+            Kind::Storm => self.storm(lasts),
+            Kind::Partition | Kind::Isolation | Kind::OneWay | Kind::Partial | Kind::Swizzle => {
+                self.cut(kind, place, lasts);
+            }
+            Kind::Rolling => return self.roll(0),
+            Kind::Wipe => self.wipe(place),
+        }
+        Ok(())
+    }
+
+    /// Someone who is up; the leader more often than others.
+    fn victim(&mut self) -> Option<usize> {
+        let up: Vec<_> =
+            (0..self.machines.len()).filter(|place| self.machines[*place].is_up()).collect();
+        let any = *up.get(self.rng.usize(..up.len().max(1)))?;
+        let leader = self.leader().and_then(|leader| self.place_of(leader));
+        if self.rng.bool() { leader.or(Some(any)) } else { Some(any) }
+    }
+
+    fn close(&mut self, place: usize) {
+        self.tell(|it| format!("{} is closed", it.machines[place].id));
+        if let Some(mut node) = self.machines[place].node.take() {
+            self.machines[place].copies = std::mem::take(&mut node.copies);
+            // A clean end may fail on a disk that fails; the next start shows what is left.
+            drop(node.close());
+        }
+        self.die(place, None);
+    }
+
+    fn blackout(&mut self) {
+        self.tell(|_| "all nodes lose their power".to_owned());
+        let election = self.swarm.tuning.election_timeout;
+        for place in 0..self.machines.len() {
+            if self.machines[place].is_up() {
+                let keep = self.keep();
+                self.die(place, Some(keep));
+                self.restart_after(place, MS * 5, election);
+            }
+        }
+    }
+
+    /// Ends and starts one node after the other.
+    pub(super) fn roll(&mut self, place: usize) -> Checked {
+        if !self.faults_on || place >= self.machines.len() {
+            return Ok(());
+        }
+        let election = self.swarm.tuning.election_timeout;
+        if self.machines[place].is_up() {
+            self.close(place);
+            self.restart_after(place, MS * 5, MS * 50);
+        }
+        self.plan(election / 2, Event::Roll(place + 1));
+        Ok(())
+    }
+
+    fn storm(&mut self, lasts: std::time::Duration) {
+        let nodes = self.machines.len();
+        let all = self.rng.bool();
+        let mut links = Vec::new();
+        for from in 0..nodes {
+            for to in 0..nodes {
+                if all || self.rng.bool() {
+                    links.push((from, to));
+                }
+            }
+        }
+        self.tell(|_| format!("bad weather on {} links for {lasts:?}", links.len()));
+        links.iter().for_each(|(from, to)| self.network.storm(*from, *to, true));
+        self.plan(lasts, Event::Over(Lasting::Storm(links)));
+    }
+
+    fn cut(&mut self, kind: Kind, place: usize, lasts: std::time::Duration) {
+        let nodes = self.machines.len();
+        let other = self.rng.usize(..nodes);
+        let mut links = Vec::new();
+        match kind {
+            Kind::Partition => {
+                let side: Vec<bool> = (0..nodes).map(|_| self.rng.bool()).collect();
+                for from in 0..nodes {
+                    for to in 0..nodes {
+                        if side[from] != side[to] {
+                            links.push((from, to));
+                        }
+                    }
+                }
+            }
+            Kind::Isolation => {
+                let (hears, speaks) =
+                    [(false, false), (true, false), (false, true)][self.rng.usize(..3)];
+                for peer in 0..nodes {
+                    if !speaks {
+                        links.push((place, peer));
+                    }
+                    if !hears {
+                        links.push((peer, place));
+                    }
+                }
+            }
+            Kind::OneWay => links.push((place, other)),
+            Kind::Partial => links.extend([(place, other), (other, place)]),
+            _ => {
+                // Links go one after the other, and each comes back at a time of its own.
+                for peer in (0..nodes).filter(|peer| *peer != place) {
+                    let link = vec![(place, peer), (peer, place)];
+                    self.network.cut(&link, true);
+                    let over = self.draw(lasts / 2, lasts * 2);
+                    self.plan(over, Event::Over(Lasting::Cut(link)));
+                }
+                let id = self.machines[place].id;
+                return self.tell(|_| format!("{id} loses its links one by one"));
+            }
+        }
+        self.tell(|_| format!("{kind:?} for {lasts:?}: {links:?}"));
+        self.network.cut(&links, true);
+        self.plan(lasts, Event::Over(Lasting::Cut(links)));
+    }
+
+    /// A fault that lasted is over.
+    pub(super) fn fault_over(&mut self, lasting: Lasting) {
+        if !self.faults_on {
+            return;
+        }
+        match lasting {
+            Lasting::Cut(links) => self.network.cut(&links, false),
+            Lasting::Storm(links) => {
+                links.iter().for_each(|(from, to)| self.network.storm(*from, *to, false));
+            }
+            Lasting::FullDisk(place) => self.machines[place].disk.set_capacity(None),
+        }
+    }
+
+    /// The disk of a voter is lost, if the others can do without it.
+    fn wipe(&mut self, place: usize) {
+        let id = self.machines[place].id;
+        if !self.may_wipe(id) {
+            return;
+        }
+        self.tell(|_| format!("the disk of {id} is lost"));
+        self.report.wipes += 1;
+        self.die(place, None);
+        let machine = &mut self.machines[place];
+        machine.wiped = true;
+        machine.replace_disk(&mut self.rng);
+        let election = self.swarm.tuning.election_timeout;
+        self.restart_after(place, MS * 5, election);
+    }
+}

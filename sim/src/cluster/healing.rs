@@ -1,0 +1,186 @@
+//! After everything is healed: the cluster must converge, and the accounts must be right.
+
+use std::hash::{Hash, Hasher};
+
+use quorate_engine::engine::EngineDriver;
+use quorate_replicator::{Frame, NodeId, Role, SessionId, ShardKey};
+
+use super::event::Event;
+use super::workload::Probe;
+use super::{CONVERGES_WITHIN, Cluster, MS};
+use crate::node::Node;
+use crate::oracle::{Checked, violation};
+use crate::scenario::everything;
+
+impl<D: EngineDriver> Cluster<'_, D> {
+    /// Heals everything, or all but a minority for ever, and waits until the cluster has converged.
+    pub(super) fn heal(&mut self) -> Checked {
+        self.faults_on = false;
+        if self.swarm.heals_majority_only {
+            let few = (self.swarm.founders - 1) / 2;
+            let mut places: Vec<_> = (0..self.swarm.founders).collect();
+            self.rng.shuffle(&mut places);
+            for place in places.into_iter().take(1 + self.rng.usize(..few)) {
+                self.tell(|it| format!("{} stays broken", it.machines[place].id));
+                self.die(place, None);
+                self.machines[place].gone = true;
+            }
+        }
+        self.tell(|_| "healing".to_owned());
+        self.network.heal();
+        for place in 0..self.machines.len() {
+            let machine = &mut self.machines[place];
+            machine.disk.set_capacity(None);
+            machine.paused_until = self.now;
+            machine.slow_until = self.now;
+            let life = machine.life;
+            // What was armed goes with the power.
+            let used = machine.is_up() || life > 0;
+            if used && !machine.gone {
+                let keep = self.keep();
+                self.machines[place].disk.cut_at(u64::MAX);
+                if self.machines[place].armed || !self.machines[place].is_up() {
+                    self.die(place, Some(keep));
+                    self.restart_after(place, MS, MS * 20);
+                }
+            }
+        }
+        self.converge()
+    }
+
+    /// Runs until all that must be true of a healed cluster is.
+    fn converge(&mut self) -> Checked {
+        let begun = self.now;
+        let election = self.swarm.tuning.election_timeout;
+        let until = begun + election * CONVERGES_WITHIN;
+        self.probes.clear();
+        for place in 0..self.machines.len() {
+            let mut session = [0xfe; 16];
+            session[0] = place as u8;
+            session[1] = u8::from(self.report.converged_permille > 0);
+            let shard = ShardKey::new("sim", "ns0").expect("a name");
+            let frame = Frame::open_session(SessionId::new(session), shard);
+            self.probes.insert(place, Probe { frame, under_way: false, done: false });
+        }
+        loop {
+            let Err(why) = self.has_converged() else { break };
+            if self.now >= until {
+                return violation(format!(
+                    "not converged {:?} after healing, which is {CONVERGES_WITHIN} election timeouts: {why}",
+                    self.now - begun
+                ));
+            }
+            let members = self.members();
+            self.probe(&members)?;
+            let look = self.now + Self::look_every();
+            self.queue.push(look, Event::Look);
+            while self.now < look {
+                self.step()?;
+            }
+        }
+        let took = (self.now - begun).as_micros() * 1000 / election.as_micros();
+        self.report.converged_permille = self.report.converged_permille.max(took as u64).max(1);
+        self.tell(|_| format!("converged after {took} permille of ten election timeouts"));
+        Ok(())
+    }
+
+    /// The machines that must converge: all members that are not lost or broken for ever.
+    fn members(&self) -> Vec<usize> {
+        let Some(view) = self.view() else { return Vec::new() };
+        let members = view.members.iter().chain(&view.learners);
+        members
+            .filter_map(|node| self.place_of(*node))
+            .filter(|place| !self.machines[*place].gone && !self.machines[*place].wiped)
+            .collect()
+    }
+
+    /// Why the cluster has not converged.
+    fn has_converged(&self) -> Result<(), String> {
+        let members = self.members();
+        if members.is_empty() {
+            return Err("nobody runs".to_owned());
+        }
+        let mut leader: Option<NodeId> = None;
+        let mut applied = None;
+        for place in &members {
+            let machine = &self.machines[*place];
+            let id = machine.id;
+            let Some(node) = &machine.node else { return Err(format!("{id} is down")) };
+            let status = node.status();
+            let about =
+                || format!("{:?}", (status.role, status.term, status.committed, &status.reason));
+            let Some(known) = status.leader else {
+                return Err(format!("{id} knows no leader: {}", about()));
+            };
+            if *leader.get_or_insert(known) != known {
+                return Err(format!("{id} follows {known}, others {leader:?}"));
+            }
+            if (status.role == Role::Leader) != (known == id) {
+                return Err(format!("{id} is {:?}, and {known} leads", status.role));
+            }
+            if *applied.get_or_insert(status.applied) != status.applied {
+                return Err(format!("{id} has applied {}, others {applied:?}", status.applied));
+            }
+            if self.given(*place) != status.applied {
+                return Err(format!(
+                    "the subscriber at {id} has {} of {}",
+                    self.given(*place),
+                    status.applied
+                ));
+            }
+            if !self.probes.get(place).is_some_and(|probe| probe.done) {
+                return Err(format!("{id} has not committed a fresh write: {}", about()));
+            }
+        }
+        match self.clients.iter().find(|client| !client.is_done()) {
+            Some(client) => Err(format!("no answer for {}", client.waiting())),
+            None => Ok(()),
+        }
+    }
+
+    /// The last accounts.
+    pub(super) fn account(&mut self) -> Checked {
+        self.report.frames = self.oracle.finish()?;
+        let before = self.same_everywhere()?;
+        if self.swarm.last_blackout {
+            self.tell(|_| "the last blackout".to_owned());
+            for place in 0..self.machines.len() {
+                if self.machines[place].is_up() {
+                    let keep = self.keep();
+                    self.die(place, Some(keep));
+                    self.restart_after(place, MS, MS * 20);
+                }
+            }
+            self.converge()?;
+            // What had a time to live may have ended it meanwhile, everywhere.
+            self.same_everywhere()?;
+            self.oracle.finish()?;
+        }
+        self.report.answers = self.clients.iter().map(|client| client.answered).sum();
+        self.report.orphans = self.clients.iter().map(|client| client.orphans).sum();
+        self.report.terms = self.laws.terms();
+        (self.report.messages, self.report.lost) = (self.network.sent, self.network.lost);
+        self.report.virtual_ms = self.now.as_millis() as u64;
+        let mut hasher = self.hasher.clone();
+        before.hash(&mut hasher);
+        self.report.events = hasher.finish();
+        Ok(())
+    }
+
+    /// All keys and values, which all members must have alike.
+    fn same_everywhere(&self) -> Checked<Vec<String>> {
+        let mut first: Option<Vec<String>> = None;
+        for place in self.members() {
+            let machine = &self.machines[place];
+            let node: &Node = machine.node.as_ref().expect("the cluster has converged");
+            let here = everything(node);
+            if first.get_or_insert_with(|| here.clone()) != &here {
+                return violation(format!(
+                    "the state of {} differs from that of others",
+                    machine.id
+                ));
+            }
+        }
+        Ok(first.unwrap_or_default())
+    }
+}

@@ -1,0 +1,159 @@
+//! What a seed makes of a cluster: how many nodes, how much load, and which faults how often.
+
+use std::time::Duration;
+
+use quorate_transport_memory::LinkFaults;
+
+use super::Tuning;
+use crate::node::Settings;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Something that can go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A process is killed; what the system has of its writes stays.
+    Kill,
+    /// A node ends in order and starts again.
+    Close,
+    /// A node loses its power.
+    PowerCut,
+    /// All nodes lose their power at once.
+    Blackout,
+    /// The power fails at one of the next operations of a disk.
+    ArmedPowerCut,
+    /// One of the next operations of a disk fails.
+    DiskFault,
+    /// A disk has hardly room any more, for a while.
+    FullDisk,
+    /// A disk becomes slow for a while.
+    SlowDisk,
+    /// A process stands still for a while.
+    Pause,
+    /// Messages are lost, doubled, held back and late for a while.
+    Storm,
+    /// Some nodes do not reach the others, for a while.
+    Partition,
+    /// One node hears nobody, or is heard by nobody, or both.
+    Isolation,
+    /// One node does not reach one other.
+    OneWay,
+    /// Two nodes do not reach one another, all others do.
+    Partial,
+    /// Links go one after the other and come back in another order.
+    Swizzle,
+    /// All nodes are ended in order and started again, one after the other.
+    Rolling,
+    /// The disk of a voter is lost.
+    Wipe,
+}
+
+const KINDS: [(Kind, u32); 17] = [
+    (Kind::Kill, 8),
+    (Kind::Close, 2),
+    (Kind::PowerCut, 8),
+    (Kind::Blackout, 1),
+    (Kind::ArmedPowerCut, 5),
+    (Kind::DiskFault, 5),
+    (Kind::FullDisk, 2),
+    (Kind::SlowDisk, 3),
+    (Kind::Pause, 5),
+    (Kind::Storm, 5),
+    (Kind::Partition, 6),
+    (Kind::Isolation, 6),
+    (Kind::OneWay, 4),
+    (Kind::Partial, 4),
+    (Kind::Swizzle, 2),
+    (Kind::Rolling, 1),
+    (Kind::Wipe, 2),
+];
+
+/// What a seed makes of a cluster.
+#[derive(Debug)]
+pub(super) struct Swarm {
+    pub(super) founders: usize,
+    /// All nodes there may be, founders included.
+    pub(super) nodes: usize,
+    pub(super) tuning: Tuning,
+    pub(super) settings: Settings,
+    pub(super) clients: u8,
+    pub(super) list_max: usize,
+    /// The time between two things that a client does.
+    pub(super) think: Duration,
+    /// How long anything may happen.
+    pub(super) live: Duration,
+    pub(super) calm: LinkFaults,
+    pub(super) storm: LinkFaults,
+    pub(super) fault_every: Duration,
+    /// What may go wrong, each as often as it is likely.
+    pub(super) kinds: Vec<Kind>,
+    /// How often an operator does something; never if none.
+    pub(super) operator_every: Option<Duration>,
+    /// The longest time that a sync takes on a disk that is well.
+    pub(super) sync_max: Duration,
+    /// How far clocks may be from the right rate.
+    pub(super) clock_ppm: i64,
+    /// Whether a minority stays broken for ever while the others are healed.
+    pub(super) heals_majority_only: bool,
+    /// Whether the power fails everywhere once more at the very end.
+    pub(super) last_blackout: bool,
+}
+
+impl Swarm {
+    pub(super) fn draw(rng: &mut fastrand::Rng) -> Self {
+        let founders = [1, 2, 3, 3, 3, 3, 4, 5, 5, 7][rng.usize(..10)];
+        let operator_every = (rng.u8(..3) > 0).then(|| MS * rng.u32(300..3000));
+        let nodes =
+            if operator_every.is_some() { (founders + rng.usize(1..=3)).min(7) } else { founders };
+        let election_timeout = MS * [300, 500, 1000][rng.usize(..3)];
+        let settings = Settings {
+            checkpoint_bytes: [2 << 10, 16 << 10, 64 << 10, 1 << 40][rng.usize(..4)],
+            retain_bytes: [0, 0, 8 << 10, 1 << 40][rng.usize(..4)],
+            session_idle_ms: [3_000, 30_000, 600_000][rng.usize(..3)],
+            unsettled_max: [6, 1024, 1024][rng.usize(..3)],
+        };
+        // A list that does not fit into a session is refused as a whole, so only large sessions are given lists.
+        let list_max = if settings.unsettled_max > 100 { [1, 8, 32][rng.usize(..3)] } else { 1 };
+        let mut kinds = Vec::new();
+        for (kind, weight) in KINDS {
+            if rng.u8(..5) > 1 {
+                kinds.extend(std::iter::repeat_n(kind, weight as usize));
+            }
+        }
+        let late = MS * [5, 20, 80][rng.usize(..3)];
+        let calm = LinkFaults::none().delay(MS / 10..=MS * [1, 3][rng.usize(..2)]);
+        let calm = if rng.bool() { calm.loss(0.01).duplication(0.01, late) } else { calm };
+        let storm = LinkFaults::none()
+            .delay(MS / 10..=late)
+            .loss(f64::from(rng.u8(..=30)) / 100.0)
+            .duplication(f64::from(rng.u8(..=30)) / 100.0, late * 4)
+            .reordering(f64::from(rng.u8(..=30)) / 100.0, late * 4);
+        let heals_majority_only = operator_every.is_none() && founders > 2 && rng.u8(..3) == 0;
+        if heals_majority_only {
+            kinds.retain(|kind| *kind != Kind::Wipe);
+        }
+        Self {
+            founders,
+            nodes,
+            tuning: Tuning::new(
+                election_timeout,
+                [1, 4, 16][rng.usize(..3)],
+                [0, 4 << 10, 1 << 20][rng.usize(..3)],
+            ),
+            settings,
+            clients: 1 + rng.u8(..4),
+            list_max,
+            think: MS * [5, 20, 60][rng.usize(..3)],
+            live: election_timeout * (8 + rng.u32(..12)),
+            calm,
+            storm,
+            fault_every: election_timeout / [1, 2, 4][rng.usize(..3)],
+            kinds,
+            operator_every,
+            sync_max: MS * [1, 3, 10][rng.usize(..3)],
+            clock_ppm: [0, 1_000, 20_000][rng.usize(..3)],
+            heals_majority_only,
+            last_blackout: rng.u8(..3) == 0,
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! What clients and subscribers do, and what they are told.
+
+use std::hash::Hash;
+use std::time::Duration;
+
+use quorate_engine::SubscriptionOver;
+use quorate_engine::engine::EngineDriver;
+use quorate_replicator::{
+    Cursor, Decision, Frame, FrameId, Position, ProposeError, ReadError, SubscribeError,
+};
+
+use super::event::Event;
+use super::{Cluster, MS};
+use crate::node::{GROUP, News};
+use crate::oracle::{Checked, violation};
+
+/// Who waits for the answer to a proposal.
+#[derive(Debug)]
+pub(super) enum Waits {
+    /// A client, and for which frames.
+    Client(usize, Vec<FrameId>),
+    /// Nobody any more; what the answer says must be true all the same.
+    Nobody(Vec<FrameId>),
+    /// Whoever wants to know whether this machine can commit.
+    Probe(usize),
+}
+
+/// A read that is under way, and what it must see.
+#[derive(Debug)]
+pub(super) struct Read {
+    floor: Option<Position>,
+}
+
+/// The question what became of a frame.
+#[derive(Debug)]
+pub(super) struct Question {
+    client: usize,
+    id: FrameId,
+    /// Someone had been told already that it is accepted.
+    acknowledged: bool,
+}
+
+/// A write that shows that a machine can commit.
+#[derive(Debug)]
+pub(super) struct Probe {
+    pub(super) frame: Frame,
+    pub(super) under_way: bool,
+    pub(super) done: bool,
+}
+
+impl<D: EngineDriver> Cluster<'_, D> {
+    pub(super) const fn call(&mut self) -> u64 {
+        self.next_call += 1;
+        self.next_call
+    }
+
+    pub(super) fn client_acts(&mut self, client: usize) -> Checked {
+        let think = self.draw(self.swarm.think / 2, self.swarm.think * 3 / 2);
+        self.plan(think, Event::Client(client));
+        let up: Vec<_> =
+            (0..self.machines.len()).filter(|place| self.machines[*place].is_up()).collect();
+        if up.is_empty() {
+            return Ok(());
+        }
+        let place = up[self.rng.usize(..up.len())];
+        if !self.faults_on {
+            return self.propose(client, place);
+        }
+        match self.rng.u8(..100) {
+            0..3 => self.lose_patience(client),
+            3..15 => return self.read(place),
+            15..23 => return self.ask(client, place),
+            23..26 => return self.propose_ghost(place),
+            _ => {}
+        }
+        self.propose(client, place)
+    }
+
+    /// A client does not wait for an answer any more: it asks someone else at once.
+    fn lose_patience(&mut self, client: usize) {
+        let Some(call) = self.clients[client].waits_for() else { return };
+        self.clients[client].lost(call);
+        if let Some(waits) = self.calls.get_mut(&call)
+            && let Waits::Client(_, ids) = waits
+        {
+            *waits = Waits::Nobody(std::mem::take(ids));
+        }
+    }
+
+    fn propose(&mut self, client: usize, place: usize) -> Checked {
+        let call = self.call();
+        let frames = if self.faults_on {
+            self.clients[client].next(&mut self.rng, call)
+        } else {
+            self.clients[client].again(call)
+        };
+        let Some(frames) = frames else { return Ok(()) };
+        self.oracle.proposed(&frames);
+        let ids = frames.iter().map(|frame| frame.id).collect();
+        self.calls.insert(call, Waits::Client(client, ids));
+        self.submit(place, call, frames)
+    }
+
+    fn submit(&mut self, place: usize, call: u64, frames: Vec<Frame>) -> Checked {
+        let within = self.within();
+        let machine = &mut self.machines[place];
+        machine.calls.insert(call);
+        let life = machine.life;
+        self.with(place, life, |node, now| node.propose(frames, now + within, call))
+    }
+
+    /// How long someone is willing to wait.
+    fn within(&mut self) -> Duration {
+        let election = self.swarm.tuning.election_timeout;
+        if self.faults_on { self.draw(MS * 20, election * 3) } else { election }
+    }
+
+    /// A copy of a frame that was answered long ago arrives late: it must not happen again.
+    fn propose_ghost(&mut self, place: usize) -> Checked {
+        let Some(frame) = self.oracle.ghost(&mut self.rng) else { return Ok(()) };
+        let call = self.call();
+        self.calls.insert(call, Waits::Nobody(vec![frame.id]));
+        self.submit(place, call, vec![frame])
+    }
+
+    fn read(&mut self, place: usize) -> Checked {
+        let (call, within) = (self.call(), self.within());
+        self.reads.insert(call, Read { floor: self.oracle.read_floor() });
+        self.machines[place].calls.insert(call);
+        let life = self.machines[place].life;
+        self.with(place, life, |node, now| node.read(now, now + within, call))
+    }
+
+    fn ask(&mut self, client: usize, place: usize) -> Checked {
+        let ghost = self.oracle.ghost(&mut self.rng).map(|frame| frame.id);
+        let Some(id) = self.clients[client].doubtful().or(ghost) else { return Ok(()) };
+        let (call, within) = (self.call(), self.within());
+        let acknowledged = self.oracle.is_acknowledged(id);
+        self.questions.insert(call, Question { client, id, acknowledged });
+        self.machines[place].calls.insert(call);
+        let life = self.machines[place].life;
+        self.with(place, life, |node, now| node.decision(id, now + within, call))
+    }
+
+    /// Proposes at every machine in `places` a write that is answered only if it is decided now.
+    pub(super) fn probe(&mut self, places: &[usize]) -> Checked {
+        for place in places {
+            let Some(probe) = self.probes.get_mut(place) else { continue };
+            if probe.done || probe.under_way || !self.machines[*place].is_up() {
+                continue;
+            }
+            probe.under_way = true;
+            let frame = probe.frame.clone();
+            let call = self.call();
+            self.calls.insert(call, Waits::Probe(*place));
+            self.submit(*place, call, vec![frame])?;
+        }
+        Ok(())
+    }
+
+    /// Nobody will answer this call.
+    pub(super) fn lost(&mut self, call: u64) {
+        match self.calls.remove(&call) {
+            Some(Waits::Client(client, _)) => self.clients[client].lost(call),
+            Some(Waits::Probe(place)) => self.probe_ended(place, false),
+            Some(Waits::Nobody(_)) | None => {}
+        }
+        self.reads.remove(&call);
+        self.questions.remove(&call);
+        self.operator_lost(call);
+    }
+
+    fn probe_ended(&mut self, place: usize, done: bool) {
+        if let Some(probe) = self.probes.get_mut(&place) {
+            (probe.under_way, probe.done) = (false, done);
+        }
+    }
+
+    // ----- what they are told
+
+    /// Takes what came out of a node; true if it must have another turn.
+    pub(super) fn news(&mut self, place: usize, news: News) -> Checked<bool> {
+        match news {
+            News::Proposed(call, answer) => self.proposed(place, call, &answer).map(|()| false),
+            News::Read(call, answer) => {
+                self.machines[place].calls.remove(&call);
+                if let (Some(read), Ok(reached)) = (self.reads.remove(&call), answer) {
+                    self.report.reads += 1;
+                    reached.hash(&mut self.hasher);
+                    self.oracle.read(read.floor, reached)?;
+                }
+                Ok(false)
+            }
+            News::Decided(call, answer) => {
+                self.machines[place].calls.remove(&call);
+                self.decided(call, answer).map(|()| false)
+            }
+            News::Subscribed(Ok(id)) => {
+                self.machines[place].subscription = Some(id);
+                Ok(true)
+            }
+            News::Subscribed(Err(error)) => self.not_subscribed(place, &error).map(|()| false),
+            News::Accepted(frames, reached) => {
+                let machine = &mut self.machines[place];
+                self.oracle.given(&mut machine.witness, &frames, reached)?;
+                machine.cursor.advance(reached);
+                let (false, Some(id), Some(node)) =
+                    (frames.is_empty(), machine.subscription, &mut machine.node)
+                else {
+                    return Ok(false);
+                };
+                node.handled(id);
+                Ok(true)
+            }
+            News::Over(SubscriptionOver::Compacted { oldest, .. }) => {
+                self.machines[place].subscription = None;
+                self.cut_off(place, oldest);
+                Ok(false)
+            }
+            News::Over(SubscriptionOver::Faulted { .. }) => Ok(false),
+            News::Admin(call, answer) => {
+                self.machines[place].calls.remove(&call);
+                self.operated(place, call, &answer);
+                Ok(false)
+            }
+        }
+    }
+
+    fn proposed(
+        &mut self,
+        place: usize,
+        call: u64,
+        answer: &Result<Vec<Decision>, ProposeError>,
+    ) -> Checked {
+        self.machines[place].calls.remove(&call);
+        let Some(waits) = self.calls.remove(&call) else { return Ok(()) };
+        let (client, ids) = match waits {
+            Waits::Client(client, ids) => (Some(client), ids),
+            Waits::Nobody(ids) => (None, ids),
+            Waits::Probe(probed) => {
+                let accepted = matches!(answer.as_deref(), Ok([Decision::Accept(_)]));
+                self.probe_ended(probed, accepted);
+                return Ok(());
+            }
+        };
+        if let Ok(decisions) = answer {
+            for (id, decision) in ids.into_iter().zip(decisions) {
+                self.oracle.answered(id, decision)?;
+                if let Decision::Accept(commit) = decision {
+                    commit.position.hash(&mut self.hasher);
+                    if commit.position.index > self.laws.newest {
+                        return violation(format!(
+                            "{id} was acknowledged at {}, which nobody decided",
+                            commit.position
+                        ));
+                    }
+                }
+            }
+        }
+        match client {
+            Some(client) => self.clients[client].answered(call, answer),
+            None => Ok(()),
+        }
+    }
+
+    fn decided(&mut self, call: u64, answer: Result<Decision, ReadError>) -> Checked {
+        let (Some(question), Ok(decision)) = (self.questions.remove(&call), answer) else {
+            return Ok(());
+        };
+        let Question { client, id, acknowledged } = question;
+        if acknowledged && decision == Decision::Undecided {
+            return violation(format!("{id} was acknowledged, and later nobody knew of it"));
+        }
+        self.oracle.answered(id, &decision)?;
+        self.clients[client].learned(id, &decision);
+        Ok(())
+    }
+
+    fn not_subscribed(&mut self, place: usize, error: &SubscribeError) -> Checked {
+        match error {
+            SubscribeError::Compacted { oldest, .. } => self.cut_off(place, *oldest),
+            // After a restart a node learns only by and by how much was decided.
+            SubscribeError::Ahead { .. } => {
+                let life = self.machines[place].life;
+                self.plan(MS * 50, Event::Subscribe { place, life });
+            }
+            SubscribeError::Faulted { .. } | SubscribeError::Closed => {}
+            error => return violation(format!("a subscriber cannot go on: {error}")),
+        }
+        Ok(())
+    }
+
+    /// What a subscriber needs is gone from the log: it goes on with the oldest that is there.
+    fn cut_off(&mut self, place: usize, oldest: Position) {
+        self.report.cut_off += 1;
+        let from = Position { index: oldest.index.saturating_sub(1), slot: u32::MAX, ..oldest };
+        let machine = &mut self.machines[place];
+        machine.cursor = Cursor::after([from]);
+        self.oracle.cut_off(&mut machine.witness, from);
+        let life = machine.life;
+        self.plan(Duration::ZERO, Event::Subscribe { place, life });
+    }
+
+    /// Up to which batch the subscriber of a machine has seen everything.
+    pub(super) fn given(&self, place: usize) -> u64 {
+        self.machines[place].cursor.position(GROUP).map_or(0, |position| position.index)
+    }
+}
