@@ -17,6 +17,10 @@ pub fn registry(config: &Config) -> Registry {
     let registry = registry.with(hosted::local(config));
     #[cfg(not(feature = "local"))]
     let registry = registry.without("local", missing("local"));
+    #[cfg(feature = "raft")]
+    let registry = registry.with(hosted::raft(config));
+    #[cfg(not(feature = "raft"))]
+    let registry = registry.without("raft", missing("raft"));
     registry
 }
 
@@ -39,11 +43,13 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
     node::check_names(config, &registry(config), &transports())?;
     #[cfg(feature = "local")]
     hosted::table_of(&hosted::local(config), config)?;
+    #[cfg(feature = "raft")]
+    hosted::table_of(&hosted::raft(config), config)?;
     Ok(())
 }
 
 /// What to do about a driver or transport that was left out of this build.
-#[cfg(not(feature = "local"))]
+#[cfg(not(all(feature = "local", feature = "raft")))]
 fn missing(feature: &str) -> String {
     format!("this program was built without it; rebuild with `--features {feature}`")
 }
@@ -54,8 +60,8 @@ mod hosted {
     use std::sync::Arc;
 
     use quorate_engine::engine::EngineDriver;
-    use quorate_host::{CheckpointPolicy, HostConfig, Hosted, LogConfig, Retain};
     pub use quorate_host::VerifyReport;
+    use quorate_host::{CheckpointPolicy, HostConfig, Hosted, LogConfig, Retain};
     use quorate_replicator::{Driver, Env, MonotonicClock, NodeId, StateMachine};
     use quorate_shard::Shards;
     use serde::Deserialize as _;
@@ -66,6 +72,11 @@ mod hosted {
     #[cfg(feature = "local")]
     pub(super) fn local(config: &Config) -> Hosted<quorate_driver_local::Local> {
         Hosted::new(quorate_driver_local::Local, host_config(config))
+    }
+
+    #[cfg(feature = "raft")]
+    pub(super) fn raft(config: &Config) -> Hosted<quorate_driver_raft::RaftDriver> {
+        Hosted::new(quorate_driver_raft::RaftDriver, host_config(config))
     }
 
     /// Checks the data directory that the configuration names, without writing to it and without a node: every record
@@ -80,6 +91,8 @@ mod hosted {
         match config.driver.kind.as_str() {
             #[cfg(feature = "local")]
             "local" => verify_with(&local(config), config),
+            #[cfg(feature = "raft")]
+            "raft" => verify_with(&raft(config), config),
             other => unreachable!("driver {other:?} is registered and not known here"),
         }
     }
@@ -92,6 +105,7 @@ mod hosted {
         let node = NodeId::new(config.node.id);
         let mut env = Env::new(node, &config.node.data_dir, Arc::new(MonotonicClock::new()), 0);
         env.durability = config.node.durability;
+        env.members = config.node.members();
         let bytes_max = config.shard.state_bytes_max;
         let machine = || -> Box<dyn StateMachine> {
             let shards = Shards::builder().limit(|limits| limits.state_bytes_max = bytes_max);
@@ -118,9 +132,11 @@ mod hosted {
 
     /// What the host takes from the configuration.
     fn host_config(config: &Config) -> HostConfig {
-        let Config { node, limits, checkpoint, log, retain, .. } = config;
+        let Config { node, shard, limits, checkpoint, snapshot, log, retain, .. } = config;
         let mut host = HostConfig::default();
         host.cluster = node.cluster_id();
+        host.groups = shard.groups;
+        host.forward = node.forward;
         host.requests_max = count(limits.requests_max);
         host.frames_in_flight_max = count(limits.frames_in_flight_max);
         host.bytes_in_flight_max = count(limits.bytes_in_flight_max);
@@ -132,6 +148,10 @@ mod hosted {
             interval: checkpoint.interval,
             ..CheckpointPolicy::default()
         };
+        host.snapshots.bytes_per_second =
+            Some(snapshot.bytes_per_second).filter(|bytes| *bytes > 0);
+        host.snapshots.sends_max = count(snapshot.sends_max);
+        host.snapshots.bytes_max = snapshot.bytes_max;
         host.retain = Retain { bytes: retain.bytes, age: retain.age };
         host.log = log_config(log);
         host

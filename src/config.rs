@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quorate_replicator::{ClusterId, Durability};
+use quorate_replicator::{ClusterId, Durability, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::load::{ConfigBuilder, ConfigError, Origin, Source};
@@ -40,6 +40,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// When state is written down so that the log before it can go.
     pub checkpoint: CheckpointConfig,
+    /// Checkpoints on their way to other nodes.
+    pub snapshot: SnapshotConfig,
     /// The log's files.
     pub log: LogConfig,
     /// How much log is kept for subscribers that lag behind.
@@ -96,6 +98,12 @@ pub struct NodeConfig {
     /// The cluster that the node belongs to, in 32 hexadecimal digits. Empty: the one that the data directory belongs
     /// to, and a new one for a new directory. Set it to refuse the directory of another cluster.
     pub cluster: String,
+    /// The nodes that found the cluster, this one among them: the same list on every node and at every start. Empty: this node
+    /// alone. A node that is not in the list waits until it is added to the cluster.
+    pub founders: Vec<u64>,
+    /// What to do with frames when another node proposes: forward them to it, or, with `false`, refuse them with its
+    /// name.
+    pub forward: bool,
     /// Where everything is kept that must not be forgotten. Relative to the working directory.
     pub data_dir: PathBuf,
     /// What an accept is worth. `disk`: on stable storage before the answer. `memory`: nothing is written, a restart
@@ -113,6 +121,8 @@ impl Default for NodeConfig {
         Self {
             id: 1,
             cluster: String::new(),
+            founders: Vec::new(),
+            forward: true,
             data_dir: "./quorate-data".into(),
             durability: Durability::Disk,
             open_within: Duration::from_secs(300),
@@ -121,6 +131,14 @@ impl Default for NodeConfig {
 }
 
 impl NodeConfig {
+    /// The founding members.
+    pub(crate) fn members(&self) -> Vec<NodeId> {
+        match &self.founders[..] {
+            [] => vec![NodeId::new(self.id)],
+            founders => founders.iter().copied().map(NodeId::new).collect(),
+        }
+    }
+
     /// The cluster, if one is set and has the right form.
     pub(crate) fn cluster_id(&self) -> Option<ClusterId> {
         // `from_str_radix` would take a sign.
@@ -136,7 +154,7 @@ impl NodeConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct DriverConfig {
-    /// The driver's name. `local`: one node, no peers.
+    /// The driver's name. `local`: one node, no peers. `raft`: a majority of the nodes decides.
     pub kind: String,
 }
 
@@ -166,8 +184,9 @@ impl Default for TransportConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ShardConfig {
-    /// Consensus groups that share the namespaces out among them. Chosen at the first start and kept; this version
-    /// runs one.
+    /// Consensus groups that share the namespaces out among them, 1 to 4096; they share the log, its flushes and the
+    /// connections. Chosen at the first start, kept, and equal on all nodes. More than one helps when the state of one group
+    /// would be too large for one checkpoint or snapshot.
     pub groups: u32,
     /// Most bytes of keys and values that a group keeps in memory. Operations that would grow the state beyond it
     /// are refused, deletions pass. Every node of a cluster must have the same value.
@@ -229,6 +248,26 @@ pub struct CheckpointConfig {
 impl Default for CheckpointConfig {
     fn default() -> Self {
         Self { log_bytes: 64 << 20, interval: Duration::from_secs(30) }
+    }
+}
+
+/// `[snapshot]`: checkpoints on their way to nodes that are new or far behind.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct SnapshotConfig {
+    /// Most bytes that are sent in a second, to all nodes together; 0: no limit. Less leaves more of the disk and the network
+    /// to what the cluster decides meanwhile, and makes a node that joins wait longer.
+    pub bytes_per_second: u64,
+    /// Most snapshots that are sent at once.
+    pub sends_max: u64,
+    /// The largest snapshot that is taken, in bytes: what another node can make this one write to its disk.
+    pub bytes_max: u64,
+}
+
+impl Default for SnapshotConfig {
+    fn default() -> Self {
+        Self { bytes_per_second: 128 << 20, sends_max: 2, bytes_max: 64 << 30 }
     }
 }
 

@@ -16,7 +16,7 @@ mod transports;
 
 pub use config::{
     CheckpointConfig, Config, DriverConfig, LimitsConfig, LogConfig, NodeConfig, RetainConfig,
-    ShardConfig, TransportConfig,
+    ShardConfig, SnapshotConfig, TransportConfig,
 };
 pub use load::{ConfigBuilder, ConfigError, Explained, Origin};
 pub use node::{Namespaces, Node, NodeBuilder, NodeError};

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use quorate_replicator::limits::GROUPS_MAX;
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Value};
@@ -261,8 +262,16 @@ impl Config {
         if self.log.spares == 0 {
             return Err(self.problem_with("log.spares", "must be 1 or more"));
         }
-        if self.shard.groups != 1 {
-            return Err(self.problem_with("shard.groups", "must be 1 in this version"));
+        if !(1..=GROUPS_MAX).contains(&self.shard.groups) {
+            let problem = format!("must be from 1 to {GROUPS_MAX}");
+            return Err(self.problem_with("shard.groups", problem));
+        }
+        let founders = &self.node.founders;
+        let mut sorted = founders.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        if sorted.len() != founders.len() || founders.contains(&0) {
+            return Err(self.problem_with("node.founders", "must be different numbers, from 1"));
         }
         Ok(())
     }

@@ -252,6 +252,7 @@ impl NodeBuilder {
         let seed = u64::from_le_bytes(seed[..8].try_into().expect("eight of sixteen bytes"));
         let mut env = Env::new(node, &config.node.data_dir, Arc::new(MonotonicClock::new()), seed);
         env.durability = config.node.durability;
+        env.members = config.node.members();
         env.transport = match transport {
             Some(transport) => Some(transport),
             None => open_transport(&config, &transports, node, env.members.clone()).await?,

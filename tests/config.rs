@@ -22,7 +22,7 @@ fn a_mistake_in_the_file_is_named_with_line_and_column() {
     let cases = [
         (
             "[node]\nidd = 7\n",
-            "q.toml:2:1: unknown field `idd`, expected one of `id`, `cluster`, `data_dir`, `durability`, `open_within`",
+            "q.toml:2:1: unknown field `idd`, expected one of `id`, `cluster`, `founders`, `forward`, `data_dir`, `durability`, `open_within`",
         ),
         (
             "[nodes]\nid = 7\n",
@@ -60,7 +60,11 @@ fn a_mistake_in_the_file_is_named_with_line_and_column() {
             "log.block_bytes_max = 512 (file q.toml:2) must be 4096 or more",
         ),
         ("[log]\nspares = 0\n", "log.spares = 0 (file q.toml:2) must be 1 or more"),
-        ("[shard]\ngroups = 3\n", "shard.groups = 3 (file q.toml:2) must be 1 in this version"),
+        ("[shard]\ngroups = 0\n", "shard.groups = 0 (file q.toml:2) must be from 1 to 4096"),
+        (
+            "[node]\nfounders = [1, 1]\n",
+            "node.founders = [1, 1] (file q.toml:2) must be different numbers, from 1",
+        ),
     ];
     for (text, expected) in cases {
         let error = refused(text);
