@@ -8,7 +8,7 @@ use quorate_replicator::limits::{
 };
 use quorate_replicator::{
     Consistency, Cursor, Decision, Frame, FrameId, LogTime, ProposeError, ReadError, Rejection,
-    Reply, Resource, Scope, SessionId,
+    ReplicatorExt as _, Reply, Resource, Scope, SessionId,
 };
 
 use super::journal::{count, long_reply, reply};
@@ -253,6 +253,9 @@ pub async fn a_long_reply_is_forgotten<F: ReplicatorFactory>(factory: &F) {
             "{}: the first proposer gets the whole reply, however long",
             fixture.case
         );
+        // A node that has yet to apply the frame has the whole reply when it does.
+        let applied = fixture.node(1).wait_applied(&fixture.shard, first.position, WAIT).await;
+        assert!(applied.is_ok(), "{}: what was accepted is applied everywhere", fixture.case);
         let again = fixture.accept(1, frame).await;
         assert_eq!(again.position, first.position, "{}: the position is kept", fixture.case);
         let expected = if bytes > REPLY_KEPT_BYTES_MAX { Reply::Forgotten } else { first.reply };
