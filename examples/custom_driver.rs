@@ -117,12 +117,7 @@ impl Engine for ChainedEngine {
     fn status(&self) -> EngineStatus {
         let (node, decided) = (self.node, self.decided);
         let members = vec![node];
-        EngineStatus {
-            proposer: Some(node),
-            decided,
-            members,
-            ..EngineStatus::new(Role::Leader)
-        }
+        EngineStatus { proposer: Some(node), decided, members, ..EngineStatus::new(Role::Leader) }
     }
 }
 

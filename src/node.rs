@@ -1,8 +1,9 @@
 //! A node inside the program.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_replicator::{
     CloseError, Consistency, Env, EventStream, MonotonicClock, NodeId, OpenError, ReadError,
@@ -307,9 +308,22 @@ async fn serving(
 /// Waits until everything is applied that was accepted before. A barrier passes exactly then, so that no state has to
 /// be polled.
 async fn replayed(replicator: &Arc<dyn Replicator>, within: Duration) -> Result<(), ReadError> {
-    // Any name will do: this version has one group.
-    let shard = ShardKey::new("quorate", "ready").expect("both are names");
-    replicator.read_barrier(&shard, Consistency::Linearizable, within).await.map(drop)
+    // A wait beyond what the clock can say is one without an end.
+    let until = Instant::now().checked_add(within);
+    let mut waiting: BTreeSet<_> =
+        replicator.status().groups.iter().map(|group| group.group).collect();
+    // Any names will do, as long as there is one for each group.
+    let mut numbers = 0_u64..;
+    while !waiting.is_empty() {
+        let number = numbers.next().expect("there are numbers enough").to_string();
+        let shard = ShardKey::new("quorate", &number).expect("both are names");
+        if waiting.remove(&replicator.group(&shard)) {
+            let left =
+                until.map_or(within, |until| until.saturating_duration_since(Instant::now()));
+            replicator.read_barrier(&shard, Consistency::Linearizable, left).await?;
+        }
+    }
+    Ok(())
 }
 
 /// A plugged-in part's own table, if there is one, and where to look when reading it fails.
