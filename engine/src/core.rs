@@ -688,6 +688,8 @@ impl<C: Callers> HostCore<C> {
         self.mark = mark;
         self.clock.observe(self.state.log_time(), now);
         self.compaction.installed(index, now);
+        // The log began anew after it.
+        self.log_first = self.log_first.max(index + 1);
         self.pool.skip_to(index);
         self.reads.release(|placed| placed.index <= index);
         self.subscriptions.gap();

@@ -80,7 +80,9 @@ impl Stores {
         };
         let cache_bytes = (checkpoint_cache_bytes / identity.groups as usize).max(CACHE_BYTES_MIN);
         let of_checkpoint = |error| match error {
-            CheckpointError::Io { .. } => of_directory_text(directory, &error),
+            CheckpointError::Io { .. } | CheckpointError::Faulted { .. } => {
+                of_directory_text(directory, &error)
+            }
             error => OpenError::Corrupt { problem: error.to_string() },
         };
         let mut checkpoints = BTreeMap::new();
@@ -124,7 +126,12 @@ impl GroupStores {
         let pin = self
             .checkpoints
             .pin()
-            .map_err(|error| OpenError::Corrupt { problem: error.to_string() })?;
+            .map_err(|error| match error {
+                CheckpointError::Io { .. } | CheckpointError::Faulted { .. } => {
+                    of_directory_text("checkpoints", &error)
+                }
+                error => OpenError::Corrupt { problem: error.to_string() },
+            })?;
         Ok(pin.map(RecoveredCheckpoint::new))
     }
 }
