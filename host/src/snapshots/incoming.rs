@@ -244,9 +244,11 @@ pub(super) fn offer(
         }
     };
     let permit = permit(shared)?;
+    // Held until it is known here, so that a writer that fails at once finds what it ends.
+    let mut incoming = side.incoming();
     let receiving = begin(shared, &side, offered, permit, stale)?;
     let sink = receiving.attempt(head);
-    *side.incoming() = Incoming::Receiving(receiving);
+    *incoming = Incoming::Receiving(receiving);
     Ok(sink)
 }
 
