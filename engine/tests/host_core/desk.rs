@@ -6,7 +6,7 @@ use quorate_driver_local::{Local, LocalConfig};
 use quorate_engine::engine::{EngineDriver, LogWrite};
 use quorate_engine::{
     Answer, Callers, CheckpointJob, CoreConfig, Effects, FetchFor, Fetched, HashedFrame, HostCore,
-    Start, StoredCheckpoint, SubscriptionId,
+    Sent, Start, StoredCheckpoint, SubscriptionId,
 };
 use quorate_replicator::*;
 use quorate_storage::{Entry, Record, Recovered};
@@ -133,6 +133,7 @@ pub(crate) struct Desk {
     pub(crate) administered: Vec<(u64, Result<(), AdminError>)>,
     pub(crate) chunks: Vec<quorate_engine::Chunk>,
     pub(crate) events: Vec<Event>,
+    pub(crate) sent: Vec<Sent>,
     next: u64,
 }
 
@@ -206,6 +207,7 @@ impl Desk {
             administered: Vec::new(),
             chunks: Vec::new(),
             events: Vec::new(),
+            sent: Vec::new(),
             next: 0,
         };
         desk.turn();
@@ -263,6 +265,7 @@ impl Desk {
         }
         self.chunks.append(&mut effects.chunks);
         self.events.append(&mut effects.events);
+        self.sent.append(&mut effects.sends);
         self.jobs.extend(effects.checkpoint.take());
         let fetches = std::mem::take(&mut effects.fetches);
         for fetch in fetches {

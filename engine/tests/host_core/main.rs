@@ -1,6 +1,7 @@
 //! The host core under the local engine and under scripted ones, without threads.
 
 mod desk;
+mod elsewhere;
 mod ends;
 mod exactly_once;
 mod order;

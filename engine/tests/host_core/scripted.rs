@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use quorate_engine::CoreConfig;
 use quorate_engine::engine::{
-    Deliver, Delivery, Demand, Engine, EngineDriver, EngineStatus, Input, Now, Opening, Output,
-    Placed, ReadAnswer, ReadId, TimerId,
+    Admin, Deliver, Delivery, Demand, Engine, EngineDriver, EngineStatus, Input, Now, Opening,
+    Output, Placed, ReadAnswer, ReadId, TimerId,
 };
 use quorate_replicator::*;
 use quorate_storage::{Body, Entry, Tag};
@@ -14,15 +15,20 @@ use crate::desk::*;
 
 /// What a test tells its engine, and what the engine has seen.
 #[derive(Debug, Default)]
-struct Script {
+pub(crate) struct Script {
     /// Whether batches are wanted.
-    wants: bool,
+    pub(crate) wants: bool,
+    /// Who proposes, if this node does not.
+    pub(crate) led_by: Option<NodeId>,
+    /// Operators' wishes that came, and answers to give at the next settle.
+    pub(crate) wishes: Vec<(u64, Admin)>,
+    pub(crate) granted: Vec<(u64, Result<(), AdminError>)>,
     /// Deliver these at the next settle.
     deliver: Vec<Entry>,
     /// Release these at the next settle.
     release: Vec<Placed>,
     read_answer: Option<ReadAnswer>,
-    proposed: Vec<Entry>,
+    pub(crate) proposed: Vec<Entry>,
     /// The last delivered index.
     delivered: u64,
     asked: Vec<ReadId>,
@@ -32,7 +38,7 @@ struct Script {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Scripted(Arc<Mutex<Script>>);
+pub(crate) struct Scripted(Arc<Mutex<Script>>);
 
 #[derive(Debug)]
 struct ScriptedEngine(Scripted, u64);
@@ -59,6 +65,7 @@ impl Engine for ScriptedEngine {
                 out.reads.extend(script.read_answer.map(|answer| (id, answer)));
             }
             Input::Waiting => script.waited += 1,
+            Input::Admin { ticket, admin } => script.wishes.push((ticket, admin)),
             Input::Timer(_) if script.panics => {
                 // Without the lock, which the test still needs.
                 drop(script);
@@ -81,6 +88,7 @@ impl Engine for ScriptedEngine {
     fn settle(&mut self, _: Now, out: &mut Output) {
         let mut script = self.0.0.lock().unwrap();
         out.released.append(&mut script.release);
+        out.admin.append(&mut script.granted);
         script.delivered = script.deliver.last().map_or(script.delivered, |last| last.index);
         out.deliveries.extend(script.deliver.drain(..).map(|entry| Delivery {
             after: 0,
@@ -89,44 +97,57 @@ impl Engine for ScriptedEngine {
     }
 
     fn demand(&self) -> Demand {
-        if self.0.0.lock().unwrap().wants {
-            Demand::Here { batches: 1, members: false }
-        } else {
-            Demand::Nowhere
+        let script = self.0.0.lock().unwrap();
+        match script.led_by {
+            Some(leader) => Demand::At(vec![leader]),
+            None if script.wants => Demand::Here { batches: 1, members: false },
+            None => Demand::Nowhere,
         }
     }
 
     fn status(&self) -> EngineStatus {
-        let proposer = Some(NodeId::new(1));
+        let led_by = self.0.0.lock().unwrap().led_by;
+        let proposer = led_by.or(Some(NodeId::new(1)));
         EngineStatus { term: 1, proposer, ..EngineStatus::new(Role::Leader) }
     }
 }
 
-fn open() -> (Scripted, Desk) {
+pub(crate) fn open() -> (Scripted, Desk) {
+    open_with(config())
+}
+
+pub(crate) fn open_with(config: CoreConfig) -> (Scripted, Desk) {
     let script = Scripted::default();
-    let desk = Desk::with(config(), &script, &(), Vec::new(), 1, None);
+    let desk = Desk::with(config, &script, &(), Vec::new(), 1, None);
     (script, desk)
 }
 
+impl Script {
+    /// Releases a placed batch at the next settle.
+    pub(crate) fn release(&mut self, placed: Placed) {
+        self.release.push(placed);
+    }
+}
+
 impl Scripted {
-    fn with<T>(&self, change: impl FnOnce(&mut Script) -> T) -> T {
+    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Script) -> T) -> T {
         change(&mut self.0.lock().unwrap())
     }
 
     /// The engine takes one batch.
-    fn take(&self, desk: &mut Desk) -> Entry {
+    pub(crate) fn take(&self, desk: &mut Desk) -> Entry {
         self.with(|script| script.wants = true);
         desk.turn();
         self.with(|script| script.proposed.last().cloned()).expect("a batch")
     }
 
-    fn deliver(&self, desk: &mut Desk, entry: Entry) {
+    pub(crate) fn deliver(&self, desk: &mut Desk, entry: Entry) {
         self.with(|script| script.deliver.push(entry));
         desk.turn();
     }
 }
 
-const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_released_frame_is_offered_again_and_answered_once_when_both_batches_are_decided() {

@@ -1,0 +1,318 @@
+//! Frames and operators' wishes that belong to another node, on both sides.
+
+use std::time::Duration;
+
+use quorate_engine::engine::{Admin, Placed};
+use quorate_engine::{Forward, Packet, Refusal, Refused};
+use quorate_replicator::*;
+use quorate_storage::{Body, Entry, Tag};
+
+use crate::desk::*;
+use crate::scripted::*;
+
+const TWO: NodeId = NodeId::new(2);
+const THREE: NodeId = NodeId::new(3);
+
+/// A node that n2 leads.
+fn led() -> (Scripted, Desk) {
+    let (script, mut desk) = open();
+    script.with(|script| script.led_by = Some(TWO));
+    desk.turn();
+    desk.sent.clear();
+    (script, desk)
+}
+
+impl Desk {
+    /// What was forwarded since the last call: to whom, and what.
+    fn forwarded(&mut self) -> Vec<(NodeId, Forward)> {
+        let mut forwarded = Vec::new();
+        for sent in self.sent.drain(..) {
+            if let Packet::Forward(forward) = sent.packet {
+                forwarded.extend(sent.to.into_iter().map(|to| (to, forward.clone())));
+            }
+        }
+        forwarded
+    }
+
+    fn packet(&mut self, from: NodeId, packet: Packet) {
+        self.core.packet(self.now, from, packet, &mut self.effects);
+        self.turn();
+    }
+
+    fn forward(&mut self, from: NodeId, stream: u64, number: u64, batch: Bytes) {
+        let within = Duration::from_secs(2);
+        self.packet(from, Packet::Forward(Forward { stream, number, within, batch }));
+    }
+
+    /// The refusals that were sent since the last call.
+    fn refusals(&mut self) -> Vec<Refusal> {
+        let sent = self.sent.drain(..);
+        sent.filter_map(|sent| match sent.packet {
+            Packet::Refused(refused) => Some(refused.why),
+            _ => None,
+        })
+        .collect()
+    }
+}
+
+/// The entry that a leader makes of forwarded frames.
+fn entry(index: u64, forward: &Forward) -> Entry {
+    let body = Body::Frames(forward.batch.clone());
+    Entry { index, tag: Tag([9; 32]), head: Bytes::new(), body }
+}
+
+/// Frames as another node forwards them.
+fn batch(frames: &[Frame]) -> Bytes {
+    let (_, mut desk) = led();
+    for frame in frames {
+        desk.propose(frame.clone(), LONG);
+    }
+    desk.turn();
+    desk.forwarded().remove(0).1.batch
+}
+
+fn opening() -> Frame {
+    Frame::open_session(session(1), shard())
+}
+
+#[test]
+fn a_forwarded_frame_is_answered_when_it_is_applied_here() {
+    let (script, mut desk) = led();
+    let opened = desk.propose(opening(), LONG);
+    let call = desk.propose(frame(1, 1, "a"), LONG);
+    desk.turn();
+    let forwarded = desk.forwarded();
+    assert_eq!(forwarded.len(), 1, "what waits goes together");
+    assert_eq!(forwarded[0].0, TWO);
+    assert!(desk.proposed.is_empty());
+    script.deliver(&mut desk, entry(1, &forwarded[0].1));
+    assert_eq!(desk.proposed.iter().map(|(who, _)| *who).collect::<Vec<_>>(), [opened, call]);
+    let commit = desk.proposed[1].1.clone().unwrap().accepted().unwrap();
+    assert_eq!((commit.position.index, commit.position.slot), (1, 1));
+    assert_eq!(commit.reply, Reply::Known("1".into()));
+    assert_eq!(desk.core.status().in_flight, 0);
+}
+
+#[test]
+fn a_new_leader_is_given_everything_that_is_open_in_its_order() {
+    let (script, mut desk) = led();
+    for serial in 1..=3 {
+        desk.propose(frame(1, serial, "x"), LONG);
+        desk.turn();
+    }
+    let before = desk.forwarded();
+    assert_eq!(before.iter().map(|(_, forward)| forward.number).collect::<Vec<_>>(), [0, 1, 2]);
+    script.with(|script| script.led_by = Some(THREE));
+    desk.turn();
+    let after = desk.forwarded();
+    assert_eq!(after.len(), 1, "it goes together");
+    assert_eq!((after[0].0, after[0].1.number), (THREE, 0));
+    assert_ne!(after[0].1.stream, before[0].1.stream);
+    // And when this node leads itself, it proposes them.
+    script.with(|script| script.led_by = None);
+    let Body::Frames(own) = script.take(&mut desk).body else { panic!("frames") };
+    let decode = |bytes: &Bytes| quorate_engine::DecodedBatch::decode(bytes).unwrap().frames;
+    assert_eq!(decode(&own), decode(&after[0].1.batch));
+}
+
+#[test]
+fn what_does_not_move_is_forwarded_again() {
+    let (_script, mut desk) = led();
+    desk.propose(frame(1, 1, "x"), LONG);
+    desk.turn();
+    let first = desk.forwarded().remove(0).1;
+    desk.pass(999);
+    desk.turn();
+    assert_eq!(desk.forwarded(), []);
+    assert!(desk.core.wake_at(desk.now).unwrap() <= desk.now + Duration::from_millis(1));
+    desk.pass(1);
+    desk.turn();
+    let again = desk.forwarded().remove(0).1;
+    assert_eq!((again.number, &again.batch), (0, &first.batch));
+    assert_ne!(again.stream, first.stream);
+}
+
+#[test]
+fn a_forwarded_frame_times_out_and_is_not_forwarded_again() {
+    let (_script, mut desk) = led();
+    let call = desk.propose(frame(1, 1, "x"), Duration::from_millis(50));
+    desk.turn();
+    assert_eq!(desk.forwarded().len(), 1);
+    desk.pass(50);
+    desk.turn();
+    assert_eq!(desk.proposed, [(call, Ok(Decision::Timeout))]);
+    desk.pass(2000);
+    desk.turn();
+    assert_eq!(desk.forwarded(), []);
+    assert_eq!((desk.core.status().in_flight, desk.core.status().timeouts), (0, 1));
+}
+
+#[test]
+fn with_forwarding_off_the_leader_is_named() {
+    let mut without = config();
+    without.forward = false;
+    let (script, mut desk) = open_with(without);
+    script.with(|script| script.led_by = Some(TWO));
+    desk.turn();
+    let call = desk.propose(frame(1, 1, "x"), LONG);
+    desk.turn();
+    assert_eq!(desk.proposed, [(call, Err(ProposeError::NotLeader { leader: Some(TWO) }))]);
+    assert_eq!(desk.forwarded(), []);
+}
+
+#[test]
+fn with_forwarding_off_a_frame_that_was_placed_is_not_refused() {
+    let mut without = config();
+    without.forward = false;
+    let (script, mut desk) = open_with(without);
+    desk.propose(opening(), LONG);
+    let first = script.take(&mut desk);
+    script.with(|script| {
+        script.led_by = Some(TWO);
+        script.release(Placed { index: first.index, tag: first.tag });
+    });
+    desk.turn();
+    assert_eq!(desk.proposed, [], "it may still be decided");
+    script.deliver(&mut desk, first);
+    assert!(matches!(desk.proposed[..], [(_, Ok(Decision::Accept(_)))]));
+}
+
+#[test]
+fn only_the_next_of_a_stream_is_taken() {
+    let (script, mut desk) = open();
+    desk.turn();
+    desk.forward(TWO, 5, 0, batch(&[opening()]));
+    desk.forward(TWO, 5, 2, batch(&[frame(1, 3, "third")]));
+    assert_eq!(desk.refusals(), [Refusal::Gap]);
+    // What followed the gap is refused too, until a stream begins.
+    desk.forward(TWO, 5, 1, batch(&[frame(1, 2, "second")]));
+    assert_eq!(desk.refusals(), [Refusal::Gap]);
+    desk.forward(THREE, 5, 1, batch(&[frame(1, 9, "of another node")]));
+    assert_eq!(desk.refusals(), [Refusal::Gap]);
+    desk.forward(TWO, 6, 0, batch(&[frame(1, 2, "second"), frame(1, 3, "third")]));
+    assert_eq!(desk.refusals(), []);
+    let Body::Frames(bytes) = script.take(&mut desk).body else { panic!("frames") };
+    let frames = quorate_engine::DecodedBatch::decode(&bytes).unwrap().frames;
+    let serials: Vec<_> = frames.iter().map(|frame| frame.id.serial).collect();
+    assert_eq!(serials, [0, 2, 3]);
+    // Nobody here waits for them.
+    assert_eq!(desk.proposed, []);
+}
+
+#[test]
+fn what_nobody_waits_for_any_more_is_not_proposed() {
+    let (script, mut desk) = open();
+    desk.turn();
+    desk.forward(TWO, 5, 0, batch(&[opening()]));
+    assert_eq!(desk.core.status().in_flight, 1);
+    desk.pass(2000);
+    desk.turn();
+    assert_eq!(desk.core.status().in_flight, 0);
+    assert_eq!(desk.core.status().timeouts, 0, "a timeout is of this node's own callers");
+    script.with(|script| script.wants = true);
+    desk.turn();
+    assert!(script.with(|script| script.proposed.is_empty()));
+}
+
+#[test]
+fn a_node_that_does_not_lead_says_who_does() {
+    let (_script, mut desk) = led();
+    desk.forward(THREE, 1, 0, batch(&[opening()]));
+    assert_eq!(desk.refusals(), [Refusal::NotLeader(Some(TWO))]);
+    desk.forward(THREE, 1, 0, Bytes::from_static(b"nonsense"));
+    assert_eq!(desk.refusals().len(), 1);
+}
+
+#[test]
+fn a_full_leader_is_told_to_the_caller_unless_the_frame_may_be_decided() {
+    let (script, mut desk) = led();
+    let call = desk.propose(frame(1, 1, "x"), LONG);
+    desk.turn();
+    let forward = desk.forwarded().remove(0).1;
+    let overloaded = |forward: &Forward| {
+        let why = Refusal::Overloaded(Resource::Frames, 7);
+        Packet::Refused(Refused { stream: forward.stream, number: forward.number, why })
+    };
+    // Not by somebody who was not asked, nor of another stream.
+    desk.packet(THREE, overloaded(&forward));
+    desk.packet(TWO, overloaded(&Forward { stream: forward.stream + 1, ..forward.clone() }));
+    assert_eq!(desk.proposed, []);
+    desk.packet(TWO, overloaded(&forward));
+    let refused = ProposeError::Overloaded { resource: Resource::Frames, limit: 7 };
+    assert_eq!(desk.proposed.drain(..).collect::<Vec<_>>(), [(call, Err(refused))]);
+
+    // This one was handed to a leader before: that one may decide it.
+    desk.pass(100);
+    desk.propose(frame(1, 2, "x"), LONG);
+    desk.turn();
+    desk.forwarded();
+    script.with(|script| script.led_by = Some(THREE));
+    desk.turn();
+    let forward = desk.forwarded().remove(0).1;
+    desk.packet(THREE, overloaded(&forward));
+    assert_eq!(desk.proposed, []);
+    desk.pass(20);
+    desk.turn();
+    assert_eq!(desk.forwarded().len(), 1, "it is tried again");
+}
+
+#[test]
+fn a_wish_goes_to_the_leader_and_its_answer_comes_back() {
+    let (script, mut desk) = led();
+    let deadline = desk.now + LONG;
+    desk.core.admin(Admin::Transfer(THREE), deadline, 77, &mut desk.effects);
+    desk.turn();
+    let [ref sent] = desk.sent[..] else { panic!("one packet: {:?}", desk.sent) };
+    let (to, Packet::Admin { ticket, .. }) = (&sent.to, &sent.packet) else { panic!("{sent:?}") };
+    assert_eq!(to[..], [TWO]);
+    let ticket = *ticket;
+    // It does not lead any more: asked again, of whoever does.
+    let not_leader = Err(AdminError::NotLeader { leader: None });
+    desk.packet(TWO, Packet::AdminAnswer { ticket, answer: not_leader });
+    assert_eq!(desk.administered, []);
+    script.with(|script| script.led_by = Some(THREE));
+    desk.turn();
+    desk.sent.clear();
+    desk.pass(50);
+    desk.turn();
+    assert_eq!(desk.sent[0].to, [THREE]);
+    // An answer of somebody else does not count.
+    desk.packet(TWO, Packet::AdminAnswer { ticket, answer: Ok(()) });
+    assert_eq!(desk.administered, []);
+    desk.packet(THREE, Packet::AdminAnswer { ticket, answer: Ok(()) });
+    assert_eq!(desk.administered, [(77, Ok(()))]);
+}
+
+#[test]
+fn the_leader_asks_its_engine_once_for_a_repeated_wish() {
+    let (script, mut desk) = open();
+    desk.turn();
+    let admin = Admin::Transfer(THREE);
+    for _ in 0..2 {
+        let wish = Packet::Admin { ticket: 5, within: LONG, admin: admin.clone() };
+        desk.packet(TWO, wish);
+    }
+    let wishes = script.with(|script| script.wishes.clone());
+    assert_eq!(wishes.len(), 1);
+    let refused = Err(AdminError::Refused { reason: "no".into() });
+    script.with(|script| script.granted.push((wishes[0].0, refused.clone())));
+    desk.sent.clear();
+    desk.turn();
+    assert_eq!(desk.sent[0].to, [TWO]);
+    assert_eq!(desk.sent[0].packet, Packet::AdminAnswer { ticket: 5, answer: refused });
+}
+
+#[test]
+fn a_wish_that_nobody_answers_ends_unfinished() {
+    let (_script, mut desk) = led();
+    let deadline = desk.now + Duration::from_secs(3);
+    desk.core.admin(Admin::Transfer(THREE), deadline, 1, &mut desk.effects);
+    desk.turn();
+    for _ in 0..3 {
+        desk.pass(1000);
+        desk.turn();
+    }
+    let asked = desk.sent.iter().filter(|sent| matches!(sent.packet, Packet::Admin { .. }));
+    assert_eq!(asked.count(), 3, "it is sent again while nothing is heard");
+    assert!(matches!(desk.administered[..], [(1, Err(AdminError::Unfinished { .. }))]));
+}
