@@ -20,6 +20,10 @@ pub(crate) const HEAD_BYTES: usize = 8;
 /// Most bytes of an offer's head.
 pub(crate) const BULK_HEAD_BYTES_MAX: usize = 64 << 10;
 
+/// Most bytes of the body of a frame that several messages share. A message that is kept keeps the others of its frame, so it
+/// is small.
+pub(crate) const BATCH_BYTES_MAX: usize = 8 << 10;
+
 /// Most bytes of words that one end gives to the other.
 pub(crate) const WORDS_BYTES_MAX: usize = 1 << 10;
 
@@ -33,28 +37,31 @@ pub(crate) enum Kind {
     Hello = 1,
     /// Which channel a stream carries; the first of it.
     Channel = 2,
-    /// A message of a channel.
+    /// One message of a channel.
     Message = 3,
+    /// Several messages of a channel, each with its length before it.
+    Messages = 4,
     /// A bulk body that somebody wants to send.
-    BulkOffer = 4,
+    BulkOffer = 5,
     /// Where the sender shall go on.
-    BulkAccept = 5,
+    BulkAccept = 6,
     /// A piece of a body.
-    BulkChunk = 6,
+    BulkChunk = 7,
     /// How far the receiver has come.
-    BulkTaken = 7,
+    BulkTaken = 8,
     /// The receiver has all of it.
-    BulkDone = 8,
+    BulkDone = 9,
     /// The receiver does not want it, or not any more, in words.
-    BulkRefuse = 9,
+    BulkRefuse = 10,
 }
 
 impl Kind {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Hello,
         Self::Channel,
         Self::Message,
+        Self::Messages,
         Self::BulkOffer,
         Self::BulkAccept,
         Self::BulkChunk,
@@ -68,12 +75,13 @@ impl Kind {
             1 => Self::Hello,
             2 => Self::Channel,
             3 => Self::Message,
-            4 => Self::BulkOffer,
-            5 => Self::BulkAccept,
-            6 => Self::BulkChunk,
-            7 => Self::BulkTaken,
-            8 => Self::BulkDone,
-            9 => Self::BulkRefuse,
+            4 => Self::Messages,
+            5 => Self::BulkOffer,
+            6 => Self::BulkAccept,
+            7 => Self::BulkChunk,
+            8 => Self::BulkTaken,
+            9 => Self::BulkDone,
+            10 => Self::BulkRefuse,
             _ => return None,
         })
     }
@@ -84,6 +92,7 @@ impl Kind {
             Self::Hello => 52..=52,
             Self::Channel => 1..=1,
             Self::Message => 0..=MESSAGE_BYTES_MAX,
+            Self::Messages => 2..=BATCH_BYTES_MAX,
             Self::BulkOffer => 24..=24 + BULK_HEAD_BYTES_MAX,
             Self::BulkAccept | Self::BulkTaken => 8..=8,
             Self::BulkChunk => 9..=8 + BULK_CHUNK_BYTES_MAX,
@@ -292,6 +301,7 @@ mod tests {
             (Kind::Hello, hello.encode()),
             (Kind::Channel, wire::channel(Channel::Entries)),
             (Kind::Message, frame(Kind::Message, b"a message of a few bytes")),
+            (Kind::Messages, frame(Kind::Messages, b"\x03\0abc\0\0\x01\0d")),
             (Kind::BulkOffer, wire::offer(&offer)),
             (Kind::BulkAccept, wire::place(Kind::BulkAccept, 1 << 20)),
             (Kind::BulkChunk, chunk.into()),
@@ -328,6 +338,11 @@ mod tests {
             Kind::BulkAccept | Kind::BulkTaken => wire::read_place(kind, &body).map(drop),
             Kind::BulkRefuse => {
                 let _ = wire::read_words(&body);
+                Ok(())
+            }
+            Kind::Messages => {
+                let mut messages = wire::Messages::of(body);
+                while messages.next()?.is_some() {}
                 Ok(())
             }
             Kind::Message | Kind::BulkDone => Ok(()),

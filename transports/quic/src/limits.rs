@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quinn::{IdleTimeout, VarInt};
+use quinn::{AckFrequencyConfig, IdleTimeout, VarInt};
 use quorate_replicator::Channel;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,10 @@ pub(crate) const MESSAGE_STREAMS: u32 = Channel::ALL.len() as u32;
 
 /// The stream on which both ends greet.
 pub(crate) const HELLO_STREAMS: u32 = 1;
+
+/// Packets that a peer may take before it acknowledges them. Two are usual; more save the CPU of packets that say nothing else,
+/// and a pause in between still ends the wait.
+const PACKETS_PER_ACK: u32 = 10;
 
 /// Largest piece of a bulk body.
 pub(crate) const BULK_CHUNK_BYTES_MAX: usize = 1 << 20;
@@ -169,6 +173,8 @@ impl Limits {
         // A stream that is not read holds its own window and no more, so that the connection's window is never what another
         // stream waits for; the same on the sending side.
         let all = u64::from(bidi + MESSAGE_STREAMS) * u64::from(self.stream_window_bytes);
+        let mut acks = AckFrequencyConfig::default();
+        acks.ack_eliciting_threshold(PACKETS_PER_ACK.into());
         let mut config = quinn::TransportConfig::default();
         config
             .max_concurrent_uni_streams(MESSAGE_STREAMS.into())
@@ -178,6 +184,7 @@ impl Limits {
             .send_window(all)
             .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok())
             .keep_alive_interval(Some(self.keep_alive))
+            .ack_frequency_config(Some(acks))
             .datagram_receive_buffer_size(None);
         config
     }

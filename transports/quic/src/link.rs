@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use quinn::{Connection, RecvStream, SendStream};
-use quorate_replicator::{Channel, Inbound};
+use quorate_replicator::{Channel, Inbound, NodeId};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::bulk_receive;
-use crate::codec::Kind;
+use crate::codec::{Frame, Kind};
 use crate::explain::{self, CloseCode, close};
 use crate::frame_stream::{FrameStream, StreamError};
 use crate::node::Node;
@@ -129,7 +129,7 @@ async fn write(connection: Connection, peer: Arc<Peer>, channel: Channel) -> Res
     let queue = peer.queue(channel);
     loop {
         let mut batch = queue.next().await;
-        if let Err(error) = stream.write_all_chunks(&mut batch.frames).await {
+        if let Err(error) = stream.write_all_chunks(&mut batch.pieces).await {
             return match error {
                 quinn::WriteError::ConnectionLost(_) => Ok(()),
                 other => Err(format!("{} gave up the stream of {channel:?}: {other}", peer.id)),
@@ -163,17 +163,34 @@ async fn read(
         return Err(format!("{} broke the protocol: two streams for {channel:?}", peer.id));
     }
     loop {
-        let message = match frames.expect().await {
-            Ok(frame) => frame.expect(Kind::Message).map_err(StreamError::from),
+        let taken = match frames.expect().await {
+            Ok(frame) => deliver(frame, peer.id, channel, &*inbound).await,
             Err(error) => Err(error),
         };
-        match message {
-            Ok(message) => inbound.message(peer.id, channel, message).await,
-            Err(error) => return broken(error),
+        if let Err(error) = taken {
+            return broken(error);
         }
         // A receiver that is always ready must not keep the thread for itself.
         tokio::task::coop::consume_budget().await;
     }
+}
+
+/// Gives the messages of a frame to the receiver.
+async fn deliver(
+    frame: Frame,
+    from: NodeId,
+    channel: Channel,
+    inbound: &dyn Inbound,
+) -> Result<(), StreamError> {
+    if frame.kind == Kind::Messages {
+        let mut messages = wire::Messages::of(frame.body);
+        while let Some(message) = messages.next()? {
+            inbound.message(from, channel, message).await;
+        }
+    } else {
+        inbound.message(from, channel, frame.expect(Kind::Message)?).await;
+    }
+    Ok(())
 }
 
 async fn receive_bulk(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub(crate) struct Node {
     // Read for each message, written when the membership changes.
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     closed: watch::Sender<bool>,
+    /// The same, for those who ask for each message.
+    is_closed: AtomicBool,
     /// Set when nothing of this node runs any more.
     ended: watch::Sender<bool>,
     /// The standing of a peer changed.
@@ -94,6 +97,7 @@ impl Node {
             credentials: RwLock::new(Arc::new(credentials)),
             peers: RwLock::default(),
             closed: watch::Sender::new(false),
+            is_closed: AtomicBool::new(false),
             ended: watch::Sender::new(false),
             changed: Notify::new(),
             running: Mutex::new(Running {
@@ -271,7 +275,7 @@ impl Node {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        *self.closed.borrow()
+        self.is_closed.load(Ordering::Acquire)
     }
 
     /// Waits until the node begins to close.
@@ -285,6 +289,7 @@ impl Node {
         let Running { endpoint, tasks, inbound } = std::mem::take(&mut *self.running());
         drop(inbound);
         let (Some(endpoint), Some(mut tasks)) = (endpoint, tasks) else { return };
+        self.is_closed.store(true, Ordering::Release);
         self.closed.send_replace(true);
         endpoint.close(0_u32.into(), format!("{} is shutting down", self.id).as_bytes());
         tasks.abort_all();

@@ -8,15 +8,21 @@ use quorate_replicator::SendError;
 use tokio::sync::Notify;
 
 use crate::Limits;
-use crate::codec::{HEAD_BYTES, Kind, head};
+use crate::codec::{BATCH_BYTES_MAX, HEAD_BYTES, Kind, head};
+use crate::wire::LENGTH_BYTES;
 
 /// About how many bytes are written at once. More make each write cheaper and the others of a connection wait longer.
-const BATCH_BYTES: usize = 128 << 10;
+const WRITE_BYTES: usize = 128 << 10;
 
-/// Messages up to this size are copied beside one another; larger ones are handed over as they are.
-const COPIED_BYTES_MAX: usize = 4 << 10;
+/// Messages up to this size share frames; larger ones have frames of their own, and are not copied.
+const SHARING_BYTES_MAX: usize = 4 << 10;
+
+/// The memory that frames are put together in, at once.
+const BLOCK_BYTES: usize = 32 << 10;
 
 /// A bounded queue in the order of sending, filled by callers and emptied by one task of the connection.
+///
+/// Small messages are put together into frames as they come, so that the task has to do with frames alone.
 #[derive(Debug)]
 pub(crate) struct Queue {
     messages_max: usize,
@@ -34,18 +40,29 @@ struct State {
     open: bool,
     /// Whether the task of the connection waits to be told.
     waiting: bool,
-    messages: VecDeque<Bytes>,
-    /// Of the queue, and of what is being written.
+    /// What is ready to be written.
+    pieces: VecDeque<Piece>,
+    /// The frame that small messages are put into, its head still empty; nothing if it has none.
+    frame: BytesMut,
+    frame_count: usize,
+    /// Of messages in the queue, and of those that are being written.
     count: usize,
     bytes: usize,
     sent: u64,
     lost: u64,
 }
 
-/// Frames ready to be written.
 #[derive(Debug)]
+struct Piece {
+    wire: Bytes,
+    count: usize,
+    bytes: usize,
+}
+
+/// Frames ready to be written.
+#[derive(Debug, Default)]
 pub(crate) struct Batch {
-    pub(crate) frames: Vec<Bytes>,
+    pub(crate) pieces: Vec<Bytes>,
     count: usize,
     bytes: usize,
 }
@@ -63,6 +80,8 @@ impl Queue {
 
     /// Puts a message at the end.
     pub(crate) fn push(&self, message: Bytes) -> Result<(), SendError> {
+        let own_head = (message.len() > SHARING_BYTES_MAX)
+            .then(|| Bytes::copy_from_slice(&head(Kind::Message, &[&message])));
         let wake = {
             let mut state = self.lock();
             let bytes = state.bytes + message.len();
@@ -76,7 +95,15 @@ impl Queue {
             }
             state.count += 1;
             state.bytes = bytes;
-            state.messages.push_back(message);
+            match own_head {
+                None => state.share(&message),
+                Some(head) => {
+                    state.end_frame();
+                    let bytes = message.len();
+                    state.pieces.push_back(Piece { wire: head, count: 0, bytes: 0 });
+                    state.pieces.push_back(Piece { wire: message, count: 1, bytes });
+                }
+            }
             std::mem::take(&mut state.waiting)
         };
         if wake {
@@ -90,7 +117,8 @@ impl Queue {
         self.lock().open = true;
     }
 
-    /// The connection is lost, and with it what was queued for it: what was sent since cannot be told from what was not.
+    /// The connection is lost, and with it what was queued for it: what was sent of it cannot be told from what was not. Its
+    /// task has ended before.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         let sent = state.sent;
@@ -111,12 +139,9 @@ impl Queue {
     /// Counts a batch as sent.
     pub(crate) fn written(&self, batch: &Batch) {
         let mut state = self.lock();
-        // After a close the batch was counted as lost.
-        if state.open && state.count >= batch.count {
-            state.count -= batch.count;
-            state.bytes -= batch.bytes;
-            state.sent += batch.count as u64;
-        }
+        state.count -= batch.count;
+        state.bytes -= batch.bytes;
+        state.sent += batch.count as u64;
     }
 
     /// Messages that were given to a connection, and messages that were lost with one.
@@ -126,23 +151,20 @@ impl Queue {
     }
 
     fn take(&self) -> Option<Batch> {
-        let mut taken = Vec::new();
+        let mut state = self.lock();
+        state.end_frame();
+        let mut batch = Batch::default();
         let mut bytes = 0;
+        while bytes < WRITE_BYTES
+            && let Some(piece) = state.pieces.pop_front()
         {
-            let mut state = self.lock();
-            while bytes < BATCH_BYTES
-                && let Some(message) = state.messages.pop_front()
-            {
-                bytes += message.len();
-                taken.push(message);
-            }
-            state.waiting = taken.is_empty();
+            bytes += piece.wire.len();
+            batch.count += piece.count;
+            batch.bytes += piece.bytes;
+            batch.pieces.push(piece.wire);
         }
-        if taken.is_empty() {
-            return None;
-        }
-        let count = taken.len();
-        Some(Batch { frames: frames(taken), count, bytes })
+        state.waiting = batch.pieces.is_empty();
+        (!state.waiting).then_some(batch)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -151,24 +173,121 @@ impl Queue {
     }
 }
 
-/// Messages as frames, the small ones in one piece.
-fn frames(messages: Vec<Bytes>) -> Vec<Bytes> {
-    let copied =
-        |message: &Bytes| if message.len() <= COPIED_BYTES_MAX { message.len() } else { 0 };
-    let bytes: usize = messages.iter().map(|message| HEAD_BYTES + copied(message)).sum();
-    let mut piece = BytesMut::with_capacity(bytes);
-    let mut frames = Vec::new();
-    for message in messages {
-        piece.extend_from_slice(&head(Kind::Message, &[&message]));
-        if message.len() <= COPIED_BYTES_MAX {
-            piece.extend_from_slice(&message);
-        } else {
-            frames.push(piece.split().freeze());
-            frames.push(message);
+impl State {
+    /// Puts a small message into the frame that several share.
+    fn share(&mut self, message: &[u8]) {
+        let added = LENGTH_BYTES + message.len();
+        if self.frame.len() + added > HEAD_BYTES + BATCH_BYTES_MAX {
+            self.end_frame();
         }
+        if self.frame.is_empty() {
+            if self.frame.capacity() < HEAD_BYTES + BATCH_BYTES_MAX {
+                self.frame.reserve(BLOCK_BYTES);
+            }
+            self.frame.extend_from_slice(&[0; HEAD_BYTES]);
+        }
+        let length = u16::try_from(message.len()).expect("a message that shares a frame is small");
+        self.frame.extend_from_slice(&length.to_le_bytes());
+        self.frame.extend_from_slice(message);
+        self.frame_count += 1;
     }
-    if !piece.is_empty() {
-        frames.push(piece.freeze());
+
+    /// Makes the frame that messages share ready to be written, if there is one.
+    fn end_frame(&mut self) {
+        if self.frame.is_empty() {
+            return;
+        }
+        let mut frame = self.frame.split();
+        let (place, body) = frame.split_at_mut(HEAD_BYTES);
+        place.copy_from_slice(&head(Kind::Messages, &[body]));
+        let count = std::mem::take(&mut self.frame_count);
+        let bytes = body.len() - count * LENGTH_BYTES;
+        self.pieces.push_back(Piece { wire: frame.freeze(), count, bytes });
     }
-    frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{Decoder, Frame};
+    use crate::wire;
+
+    fn queue(limits: Limits) -> Queue {
+        let queue = Queue::new(&limits);
+        queue.open();
+        queue
+    }
+
+    fn messages(batch: &Batch) -> Vec<Bytes> {
+        let mut decoder = Decoder::default();
+        let mut messages = Vec::new();
+        for piece in batch.pieces.iter().filter(|piece| !piece.is_empty()) {
+            decoder.push(piece.clone());
+            while let Some(Frame { kind, body }) = decoder.next().unwrap() {
+                match kind {
+                    Kind::Message => messages.push(body),
+                    _ => {
+                        let mut shared = wire::Messages::of(body);
+                        while let Some(message) = shared.next().unwrap() {
+                            messages.push(message);
+                        }
+                    }
+                }
+            }
+        }
+        decoder.end().unwrap();
+        messages
+    }
+
+    #[test]
+    fn messages_of_all_sizes_come_out_in_order() {
+        let queue = queue(Limits::default());
+        let sizes =
+            [0, 1, SHARING_BYTES_MAX, SHARING_BYTES_MAX + 1, 0, 70_000, 3, 4000, 4000, 4000];
+        let sent: Vec<_> = sizes.iter().map(|size| Bytes::from(vec![*size as u8; *size])).collect();
+        let mut got = Vec::new();
+        for _ in 0..3 {
+            sent.iter().for_each(|message| queue.push(message.clone()).unwrap());
+            while let Some(batch) = queue.take() {
+                got.extend(messages(&batch));
+                queue.written(&batch);
+            }
+        }
+        assert_eq!(got, [&*sent, &*sent, &*sent].concat());
+        assert_eq!(queue.counters(), (30, 0));
+        let state = queue.lock();
+        assert_eq!((state.count, state.bytes), (0, 0));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_what_is_being_written_counts() {
+        let mut limits = Limits::default();
+        (limits.queue_messages_max, limits.queue_bytes_max) = (3, 100);
+        let queue = queue(limits);
+        let message = |bytes| Bytes::from(vec![1; bytes]);
+        assert_eq!(queue.push(message(1000)), Ok(()), "a single message always fits");
+        assert_eq!(queue.push(message(1)), Err(SendError::QueueFull));
+        let batch = queue.take().unwrap();
+        assert_eq!(queue.push(message(1)), Err(SendError::QueueFull));
+        queue.written(&batch);
+        for _ in 0..3 {
+            assert_eq!(queue.push(message(0)), Ok(()));
+        }
+        assert_eq!(queue.push(message(0)), Err(SendError::QueueFull));
+    }
+
+    #[test]
+    fn a_peer_that_is_not_connected_has_a_small_backlog_and_a_lost_connection_empties_it() {
+        let queue = Queue::new(&Limits { backlog_bytes_max: 100, ..Limits::default() });
+        let message = |bytes| Bytes::from(vec![1; bytes]);
+        assert_eq!(queue.push(message(101)), Err(SendError::QueueFull));
+        assert_eq!(queue.push(message(60)), Ok(()));
+        assert_eq!(queue.push(message(60)), Err(SendError::QueueFull));
+        queue.open();
+        assert_eq!(queue.push(message(5000)), Ok(()));
+        assert_eq!(messages(&queue.take().unwrap()).len(), 2);
+        queue.close();
+        assert_eq!(queue.counters(), (0, 2));
+        assert!(queue.take().is_none());
+    }
 }

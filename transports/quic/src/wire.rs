@@ -17,6 +17,32 @@ pub(crate) fn read_channel(body: &Bytes) -> Result<Channel, FrameError> {
     Channel::ALL.into_iter().find(|channel| *channel as u8 == number).ok_or(wrong)
 }
 
+/// Bytes of the length before each message of a frame that several share.
+pub(crate) const LENGTH_BYTES: usize = 2;
+
+/// The messages of a frame that several share. They hold on to its body.
+#[derive(Debug)]
+pub(crate) struct Messages(Bytes);
+
+impl Messages {
+    pub(crate) fn of(body: Bytes) -> Self {
+        Self(body)
+    }
+
+    /// The next message; none at the end.
+    pub(crate) fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let wrong = FrameError::Body(Kind::Messages);
+        let length = usize::from(self.0.try_get_u16_le().map_err(|_| wrong)?);
+        if length > self.0.len() {
+            return Err(wrong);
+        }
+        Ok(Some(self.0.split_to(length)))
+    }
+}
+
 /// A body that is offered.
 pub(crate) fn offer(offer: &BulkOffer) -> Bytes {
     let mut body = Vec::with_capacity(24 + offer.head.len());
