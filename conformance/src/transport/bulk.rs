@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use quorate_replicator::{
-    BulkError, BulkId, BulkOffer, BulkSink, BulkSource, Channel, NodeId, Transport,
+    BulkError, BulkId, BulkOffer, BulkSink, BulkSource, Channel, NodeId, PeerState, Transport,
 };
 use tokio::sync::{Semaphore, mpsc};
 
@@ -165,6 +165,7 @@ pub async fn bulk_cut_at_ten_places_resumes<F: TransportFactory>(factory: &F) {
     let source = Source::of(BODY_BYTES);
     let mut sending = tokio::spawn(sending(&fixture, store.offer(), Arc::clone(&source)));
     let clause = fixture.clause("a bulk transfer that was cut goes on by itself");
+    let noticed = fixture.clause("a cut link is noticed");
     let mut cuts = 0;
     let ended = loop {
         tokio::select! {
@@ -172,6 +173,11 @@ pub async fn bulk_cut_at_ten_places_resumes<F: TransportFactory>(factory: &F) {
             () = within(&clause, store.paused()) => {
                 fixture.network.cut(fixture.id(0), fixture.id(1)).await;
                 cuts += 1;
+                // A cut that is over before anybody notices it would cost nothing.
+                for (node, peer) in [(0, 1), (1, 0)] {
+                    let lost = || fixture.state(node, peer) != Some(PeerState::Connected);
+                    eventually(&noticed, lost).await;
+                }
                 store.go_on();
                 fixture.network.heal(fixture.id(0), fixture.id(1)).await;
             }
