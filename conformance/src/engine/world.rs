@@ -66,6 +66,8 @@ pub(super) struct World<'f, F: EngineFactory> {
     /// What was delivered at each index, by the first node that delivered it.
     agreed: BTreeMap<Index, (Tag, Body)>,
     disks_lost: bool,
+    /// Which nodes were told that another one is lost.
+    told_lost: BTreeSet<(usize, usize)>,
     /// The members from an index on, by the first node that told it.
     agreed_members: BTreeMap<Index, Vec<Member>>,
     /// What was asked of whom, in which life, and what came of it.
@@ -126,6 +128,7 @@ impl<'f, F: EngineFactory> World<'f, F> {
             payloads: Vec::new(),
             agreed: BTreeMap::new(),
             disks_lost: false,
+            told_lost: BTreeSet::new(),
             agreed_members: BTreeMap::new(),
             wishes: BTreeMap::new(),
             reads: Vec::new(),
@@ -221,6 +224,7 @@ impl<'f, F: EngineFactory> World<'f, F> {
         self.reads.iter_mut().filter(|read| read.node == node).for_each(|read| {
             read.stage = Reading::Over;
         });
+        self.missed(node);
     }
 
     /// Lets the syncs of a node's disk end, or not.

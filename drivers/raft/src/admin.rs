@@ -71,6 +71,12 @@ enum Begun {
     Probes(NodeId, String, Goal, Intent),
 }
 
+impl Wishes {
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.probe.is_none()
+    }
+}
+
 impl RaftEngine {
     pub(crate) fn wish(&mut self, ticket: u64, wish: Admin, out: &mut Output) {
         let begun = match &mut self.part {

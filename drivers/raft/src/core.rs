@@ -29,7 +29,7 @@ use raft::{Config, ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
 use self::store::Store;
 use crate::codec::{Malformed, Reader, Writer};
 use crate::config::{RaftConfig, Timing};
-use crate::members::{Change, ChangeEntry, Mark, Members};
+use crate::members::{Change, ChangeEntry, Mark, Members, Seat};
 use crate::stored::Stored;
 
 /// Most bytes of entries in one append, except that one entry always fits.
@@ -332,6 +332,43 @@ impl Core {
                 && self.last() - progress.matched <= CAUGHT_UP_ENTRIES
                 && self.store().bytes_after(progress.matched) <= CAUGHT_UP_BYTES
         })
+    }
+
+    /// Whether nothing is to be done: everything is decided and applied, and every member that `counts` has it and knows
+    /// so.
+    pub(crate) fn is_quiet(&self, counts: impl Fn(&Seat) -> bool) -> bool {
+        let last = self.last();
+        let here = self.persisting.is_empty()
+            && self.pending.is_empty()
+            && self.fetches.is_empty()
+            && (self.committed(), self.applied) == (last, last);
+        let settled = |seat: &Seat| {
+            let progress = self.raw.raft.prs().get(seat.raft);
+            progress.is_some_and(|progress| {
+                progress.state == ProgressState::Replicate
+                    && progress.recent_active
+                    && (progress.matched, progress.committed_index) == (last, last)
+            })
+        };
+        let others = || self.members.seats().iter().filter(|seat| seat.raft != self.id());
+        let voters = self.members.voters().filter(|seat| seat.raft == self.id() || counts(seat));
+        here && !self.members.joint()
+            && self.members.on_its_way().is_none()
+            && voters.count() * 2 > self.members.voters().count()
+            && (!self.leads() || others().filter(|seat| counts(seat)).all(settled))
+    }
+
+    /// Frees what only a busy group needs.
+    pub(crate) fn rest(&mut self) {
+        self.raw.raft.maybe_free_inflight_buffers();
+    }
+
+    /// A leader that had nothing to do makes itself heard again, and gives the others the time to answer.
+    pub(crate) fn rouse(&mut self) {
+        if self.leads() {
+            self.raw.raft.election_elapsed = 0;
+            self.raw.ping();
+        }
     }
 
     /// How many batches the leader has in the log that are not decided, and their bytes.
@@ -933,6 +970,7 @@ pub(crate) fn describe(m: &Message) -> Kind {
             bytes: m.entries.iter().map(|e| e.data.len()).sum(),
         },
         MessageType::MsgAppendResponse if !m.reject => Kind::Ack { term: m.term, index: m.index },
+        MessageType::MsgHeartbeatResponse => Kind::Alive { term: m.term },
         _ => Kind::Other,
     }
 }
@@ -941,6 +979,7 @@ pub(crate) fn describe(m: &Message) -> Kind {
 pub(crate) enum Kind {
     Append { entries: usize, bytes: usize },
     Ack { term: u64, index: Index },
+    Alive { term: u64 },
     Other,
 }
 
@@ -1059,4 +1098,50 @@ fn conf_change(change: &Change) -> Option<ConfChangeV2> {
     };
     all.set_changes(changes.into());
     Some(all)
+}
+
+/// A message in words, for transcripts.
+#[cfg(test)]
+pub(crate) fn tell(m: &Message) -> String {
+    let kind = format!("{:?}", m.get_msg_type());
+    let mut words = kind.trim_start_matches("Msg").to_lowercase();
+    let mut add = |name: &str, value: u64| words += &format!(" {name}={value}");
+    if m.term > 0 {
+        add("term", m.term);
+    }
+    match m.get_msg_type() {
+        MessageType::MsgAppend => {
+            words += &format!(" after={}/{} decided={}", m.log_term, m.index, m.commit);
+            for entry in m.entries.iter() {
+                let body = match wire::body(entry) {
+                    Body::Empty => "empty".to_owned(),
+                    Body::Frames(frames) => String::from_utf8_lossy(&frames).into_owned(),
+                    Body::Members(change) => tell_change(&change),
+                };
+                words += &format!(" [{}/{} {body}]", entry.term, entry.index);
+            }
+        }
+        MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
+            words += &format!(" last={}/{}", m.log_term, m.index);
+        }
+        MessageType::MsgAppendResponse if m.reject => {
+            words += &format!(" refused={} hint={}/{}", m.index, m.log_term, m.reject_hint);
+        }
+        MessageType::MsgAppendResponse | MessageType::MsgReadIndexResp => add("index", m.index),
+        MessageType::MsgHeartbeat => add("decided", m.commit),
+        _ if m.reject => words += " refused",
+        _ => {}
+    }
+    words
+}
+
+/// A change of members in words, for transcripts.
+#[cfg(test)]
+pub(crate) fn tell_change(bytes: &[u8]) -> String {
+    match ChangeEntry::decode(bytes).expect("it was encoded here").change {
+        Change::AddLearner { raft, node, intent, .. } => {
+            format!("add {node} as {raft}, to {intent:?}").to_lowercase()
+        }
+        change => format!("{change:?}").to_lowercase(),
+    }
 }

@@ -18,10 +18,11 @@ use crate::hello::{Envelope, Head, Hello, You};
 use crate::members::{Change, MEMBERS_MAX, Mark, Members};
 use crate::packing::pack;
 use crate::reads::{Patience, Reads};
+use crate::sleep::Sleep;
 use crate::stored::{Identity, Stored};
 
 /// The one timer of the engine.
-const TICK: TimerId = TimerId(1);
+pub(crate) const TICK: TimerId = TimerId(1);
 
 /// A node that is no member yet tells of itself each so many ticks.
 const HELLO_TICKS: u64 = 4;
@@ -63,7 +64,7 @@ pub struct RaftEngine {
     seed: u64,
     pub(crate) now: Now,
     pub(crate) part: Part,
-    reads: Reads,
+    pub(crate) reads: Reads,
     pub(crate) wishes: Wishes,
     /// Raft ids that are newer than what this node knows of the members.
     strangers: BTreeMap<u64, (NodeId, Incarnation)>,
@@ -77,6 +78,7 @@ pub struct RaftEngine {
     pub(crate) noted: Option<String>,
     fault: Option<String>,
     ticks: u64,
+    pub(crate) sleep: Sleep,
 }
 
 /// What this node is to the group.
@@ -154,6 +156,7 @@ impl RaftEngine {
             noted: None,
             fault: None,
             ticks: 0,
+            sleep: Sleep::default(),
         };
         // Nodes that are started together do not tick together, or they would always ask to lead together.
         out.timers.push((TICK, Some(timing.tick.mul_f64(0.5 + random.f64() / 2.0))));
@@ -291,6 +294,9 @@ impl RaftEngine {
             Ok(Head::Hello(hello)) if message.bodies.is_empty() => {
                 self.heard_hello(from, &hello, out);
             }
+            Ok(Head::Sleep(envelope, term, last)) if self.knows(from, &envelope, out) => {
+                self.told_to_sleep(envelope.from_raft, term, last, out);
+            }
             Ok(Head::Raft(envelope, count, mut reader)) => {
                 if !self.knows(from, &envelope, out) {
                     return;
@@ -299,7 +305,9 @@ impl RaftEngine {
                 for _ in 0..count {
                     let (sender, receiver) = (envelope.from_raft, envelope.to_raft);
                     let read = read_message(&mut reader, &mut bodies, sender, receiver);
-                    let (Ok(message), Part::Member(core)) = (read, &mut self.part) else { return };
+                    let Ok(message) = read else { return };
+                    self.woken_by(&message, out);
+                    let Part::Member(core) = &mut self.part else { return };
                     if let Err(words) = core.receive(message) {
                         self.fault = Some(words);
                         return;
@@ -386,6 +394,7 @@ impl RaftEngine {
         if !head.fits(index, &decoded) || !self.knows(from, &envelope, out) {
             return;
         }
+        self.wake(out);
         if let Part::Member(core) = &mut self.part {
             core.receive_snapshot(envelope.from_raft, head, index, mark, decoded);
         }
@@ -394,6 +403,9 @@ impl RaftEngine {
     // ----- turns
 
     fn tick(&mut self, out: &mut Output) {
+        if self.sleep.since.is_some() {
+            return;
+        }
         out.timers.push((TICK, Some(self.timing.tick)));
         self.ticks += 1;
         self.told.clear();
@@ -409,6 +421,7 @@ impl RaftEngine {
             core.note_decided(out);
         }
         self.tick_wishes(out);
+        self.tick_sleep(out);
     }
 
     /// Everything that follows from what happened.
@@ -457,7 +470,7 @@ impl RaftEngine {
         }
     }
 
-    fn address(&self, raft: u64) -> Option<(NodeId, Envelope)> {
+    pub(crate) fn address(&self, raft: u64) -> Option<(NodeId, Envelope)> {
         let Part::Member(core) = &self.part else { return None };
         let known = core.members().by_raft(raft).map(|seat| (seat.node, seat.incarnation));
         let (node, to) = known.or_else(|| self.strangers.get(&raft).copied())?;
@@ -541,7 +554,10 @@ impl Engine for RaftEngine {
                     }
                 }
             }
-            Input::Read(read) => self.reads.ask(read, out),
+            Input::Read(read) => {
+                self.wake(out);
+                self.reads.ask(read, out);
+            }
             Input::Checkpointed { index, mark, trim_below, .. } => {
                 if let (Part::Member(core), Ok(mark)) = (&mut self.part, Mark::decode(&mark)) {
                     core.checkpointed(index, &mark, trim_below, out);
@@ -557,13 +573,19 @@ impl Engine for RaftEngine {
                     core.snapshot_sent(raft, arrived);
                 }
             }
-            Input::Admin { ticket, admin } => self.wish(ticket, admin, out),
-            Input::Timer(_) | Input::Waiting | Input::Checked { .. } | Input::Peer { .. } => {}
+            Input::Admin { ticket, admin } => {
+                self.wake(out);
+                self.wish(ticket, admin, out);
+            }
+            Input::Waiting => self.wake(out),
+            Input::Peer { node, alive } => self.peer(node, alive, out),
+            Input::Timer(_) | Input::Checked { .. } => {}
         }
     }
 
-    fn propose(&mut self, now: Now, batch: Body, _out: &mut Output) -> Result<Placed, Body> {
+    fn propose(&mut self, now: Now, batch: Body, out: &mut Output) -> Result<Placed, Body> {
         self.now = now;
+        self.wake(out);
         let Part::Member(core) = &mut self.part else { return Err(batch) };
         // Members change by wishes alone: their entries are in words of this driver.
         if matches!(batch, Body::Members(_)) || !core.may_propose() {

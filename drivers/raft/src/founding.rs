@@ -147,10 +147,14 @@ impl Outside {
                 let raft = here.map_or(0, |place| place as u64 + 1);
                 self.store(Identity { raft, active: hello.active, founding: hello.stored.clone() })
             }
-            _ => Step::Fault(format!(
-                "this directory is not the one that {node} was founded with, as {from} knows. If its disk was lost, remove {node} from the group, start it again, and add it: it may not vote in the place of what it has forgotten",
-                node = self.node
-            )),
+            // Only a member that lags says so of a node that was removed: another one may know better.
+            _ => {
+                self.problem = Some(format!(
+                    "this directory is not the one that {node} was founded with, as {from} knows, and may not vote in the place of what it has forgotten. If the disk of {node} was lost, remove {node} from the group and add it again; otherwise start it with the directory that it had",
+                    node = self.node
+                ));
+                Step::Nothing
+            }
         }
     }
 

@@ -89,6 +89,7 @@ const VERSION: u8 = 0x71;
 const HELLO: u8 = 1;
 const RAFT: u8 = 2;
 const SNAPSHOT: u8 = 3;
+const SLEEP: u8 = 4;
 
 /// Between which directories messages of the core are exchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +106,8 @@ pub(crate) enum Head<'a> {
     Hello(Hello),
     /// Messages of the core follow, this many.
     Raft(Envelope, usize, Reader<'a>),
+    /// The leader of a term has nothing to do, with the log up to an index.
+    Sleep(Envelope, u64, Index),
     /// Words for the core about a snapshot follow.
     Snapshot(Envelope, Reader<'a>),
 }
@@ -134,6 +137,15 @@ impl Envelope {
         self.write(&mut writer);
         writer.count(count);
         writer
+    }
+
+    /// Tells that there is nothing to do.
+    pub(crate) fn sleep(&self, term: u64, last: Index) -> Bytes {
+        let mut writer = Writer::default();
+        writer.u8(VERSION).u8(SLEEP);
+        self.write(&mut writer);
+        writer.u64(term).u64(last);
+        writer.finish()
     }
 
     /// What goes with a snapshot, to be written behind it.
@@ -170,6 +182,12 @@ impl<'a> Head<'a> {
                 let envelope = Envelope::read(&mut reader)?;
                 let count = reader.count(MESSAGES_MAX, 2)?;
                 Ok(Self::Raft(envelope, count, reader))
+            }
+            SLEEP => {
+                let envelope = Envelope::read(&mut reader)?;
+                let (term, last) = (reader.u64(NUMBER_MAX)?, reader.u64(NUMBER_MAX)?);
+                reader.finish()?;
+                Ok(Self::Sleep(envelope, term, last))
             }
             SNAPSHOT => Ok(Self::Snapshot(Envelope::read(&mut reader)?, reader)),
             _ => Err(Malformed("an unknown kind of message")),

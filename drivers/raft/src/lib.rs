@@ -22,8 +22,11 @@ mod hello;
 mod members;
 mod packing;
 mod reads;
+mod sleep;
 mod status;
 mod stored;
+#[cfg(test)]
+mod transcripts;
 
 pub use config::RaftConfig;
 pub use engine::{RaftDriver, RaftEngine};

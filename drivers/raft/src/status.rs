@@ -34,13 +34,13 @@ impl RaftEngine {
             decided: core.committed(),
             members: members.voters().map(|seat| seat.node).collect(),
             learners: learners.map(|seat| seat.node).collect(),
-            peers: others.map(|seat| self.peer(core, seat)).collect(),
+            peers: others.map(|seat| self.peer_status(core, seat)).collect(),
             reason: self.reason(core, votes),
             ..EngineStatus::new(role)
         }
     }
 
-    fn peer(&self, core: &Core, seat: &Seat) -> PeerStatus {
+    fn peer_status(&self, core: &Core, seat: &Seat) -> PeerStatus {
         let mut status = PeerStatus::new(seat.node);
         status.last_contact = self.heard.get(&seat.raft).map(|at| self.now.saturating_sub(*at));
         let Some(progress) = core.progress(seat.raft) else { return status };

@@ -1,6 +1,8 @@
 //! Messages between the nodes.
 
-use quorate_engine::engine::{Message, Outgoing};
+use std::time::Duration;
+
+use quorate_engine::engine::{Input, Message, Outgoing};
 use quorate_replicator::Channel;
 use quorate_transport_memory::{Fate, Link};
 
@@ -9,6 +11,29 @@ use super::node::Event;
 use crate::engine::EngineFactory;
 
 impl<F: EngineFactory> World<'_, F> {
+    /// A node is gone, or is back: the others notice, after a while.
+    pub(super) fn missed(&mut self, at: usize) {
+        for node in (0..self.nodes.len()).filter(|node| *node != at) {
+            let after = self.draw(Duration::from_millis(300));
+            self.schedule(after, Event::Look { node, at });
+            self.schedule(after, Event::Look { node: at, at: node });
+        }
+    }
+
+    /// Tells an engine whether the process of another node is there, if that is new.
+    pub(super) fn look_at(&mut self, node: usize, at: usize) -> bool {
+        let alive = self.nodes[at].running.is_some();
+        let new = match alive {
+            true => self.told_lost.remove(&(node, at)),
+            false => self.told_lost.insert((node, at)),
+        };
+        if new {
+            let peer = self.nodes[at].id;
+            self.step(node, Input::Peer { node: peer, alive });
+        }
+        new
+    }
+
     /// Whether nothing gets from one node to another.
     pub(super) fn is_cut(&self, from: usize, to: usize) -> bool {
         let isolated = self.isolated.contains(&from) || self.isolated.contains(&to);

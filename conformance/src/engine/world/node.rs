@@ -86,12 +86,46 @@ pub(super) enum Reading {
 }
 
 pub(super) enum Event {
-    Message { from: usize, to: usize, message: Message },
-    Synced { node: usize, life: u32, seq: Seq },
-    Apply { node: usize, life: u32 },
-    Check { node: usize, life: u32 },
-    Timer { node: usize, life: u32, id: TimerId },
-    Fetched { node: usize, life: u32, ticket: u64, entries: Vec<(Entry, Bytes)> },
-    Snapshot { from: usize, life: u32, to: usize, checkpoint: Checkpointed, head: Bytes },
+    Message {
+        from: usize,
+        to: usize,
+        message: Message,
+    },
+    Synced {
+        node: usize,
+        life: u32,
+        seq: Seq,
+    },
+    Apply {
+        node: usize,
+        life: u32,
+    },
+    Check {
+        node: usize,
+        life: u32,
+    },
+    Timer {
+        node: usize,
+        life: u32,
+        id: TimerId,
+    },
+    Fetched {
+        node: usize,
+        life: u32,
+        ticket: u64,
+        entries: Vec<(Entry, Bytes)>,
+    },
+    Snapshot {
+        from: usize,
+        life: u32,
+        to: usize,
+        checkpoint: Checkpointed,
+        head: Bytes,
+    },
+    /// A node looks whether another one is there.
+    Look {
+        node: usize,
+        at: usize,
+    },
     Tick,
 }

@@ -78,6 +78,9 @@ impl<F: EngineFactory> World<'_, F> {
             trim_below: 0,
             decided: 0,
         });
+        // What it was told is of the life before.
+        self.told_lost.retain(|(told, _)| *told != node);
+        self.missed(node);
         self.turn(node);
     }
 

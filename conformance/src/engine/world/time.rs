@@ -99,6 +99,11 @@ impl<F: EngineFactory> World<'_, F> {
                     touched.insert(from);
                 }
             }
+            Event::Look { node, at }
+                if self.nodes[node].running.is_some() && self.look_at(node, at) =>
+            {
+                touched.insert(node);
+            }
             Event::Tick => {
                 self.schedule(TICK, Event::Tick);
                 self.tick();
