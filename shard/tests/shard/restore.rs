@@ -1,8 +1,10 @@
 //! Checkpoints: what they hold, and what is refused in one.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use quorate_replicator::{Bytes, StateMachine};
 use quorate_shard::Shards;
-use quorate_shard::kv::{Op, Reply};
+use quorate_shard::kv::{Op, Reply, Scan};
 
 use crate::support::{Bench, shard};
 
@@ -125,4 +127,51 @@ fn pairs_show_the_moment_of_the_checkpoint_however_late_they_are_read() {
     assert_eq!(got.revision, 3);
     assert_eq!(got.entry.unwrap().value, "at the checkpoint");
     assert!(restored.machine.next_deadline().is_some());
+}
+
+#[test]
+fn readers_see_the_old_state_or_the_new_one_while_states_are_installed() {
+    const KEYS: usize = 200;
+    const NAMESPACES: [&str; 3] = ["acme/a", "acme/b", "acme/c"];
+    // Two states of the same namespaces: of each, all keys have the same value, and the revision says which.
+    let state = |value: &[u8], rounds: u64| {
+        let mut bench = Bench::new(Shards::builder());
+        for _ in 0..rounds {
+            for (name, key) in
+                NAMESPACES.iter().flat_map(|name| (0..KEYS).map(move |key| (name, key)))
+            {
+                bench.op(&shard(name), Op::put(format!("{key:04}").as_bytes(), value).encode());
+            }
+        }
+        bench.checkpoint();
+        bench
+    };
+    let states = [state(b"old", 1), state(b"new", 2)];
+    let mut bench = states[0].restored(Shards::builder());
+    let shards = bench.shards.clone();
+    let done = AtomicBool::new(false);
+    let read = || {
+        while !done.load(Ordering::Acquire) {
+            for name in NAMESPACES {
+                let page = shards.kv().scan(&shard(name), &Scan::all()).unwrap();
+                assert_eq!(page.entries.len(), KEYS, "never a state that is not whole");
+                let value = match page.revision / KEYS as u64 {
+                    1 => "old",
+                    2 => "new",
+                    _ => panic!("revision {} is of neither state", page.revision),
+                };
+                assert!(page.entries.iter().all(|entry| entry.value == value), "a mixed state");
+            }
+            assert_eq!(shards.namespaces("acme", None, 10).len(), NAMESPACES.len());
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(read);
+        }
+        let install = |round: usize| bench.machine.restore(&mut states[round % 2].store.reader());
+        let installed = (1..=100).try_for_each(install);
+        done.store(true, Ordering::Release);
+        installed.unwrap();
+    });
 }
