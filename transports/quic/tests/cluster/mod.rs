@@ -1,6 +1,8 @@
 //! Nodes on the loopback whose links can be cut: every dial goes through a relay that passes datagrams on, or does not.
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+pub(crate) mod receiver;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
