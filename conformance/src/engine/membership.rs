@@ -151,7 +151,8 @@ fn checkpoint_all<F: EngineFactory>(world: &mut World<'_, F>) {
 
 /// Starts a node again; with an empty disk if the group has no use for what it has.
 fn restart<F: EngineFactory>(world: &mut World<'_, F>, node: usize) {
-    if !world.is_member(node) && world.top() > 0 && world.random.u32(..4) == 0 {
+    let free = !world.is_member(node) && !world.may_be_added(node);
+    if free && world.top() > 0 && world.random.u32(..4) == 0 {
         world.lose_disk(node);
     } else {
         world.start(node);

@@ -100,6 +100,7 @@ impl RaftEngine {
         let (node, leader) = (self.node, self.proposer());
         let probing = self.wishes.probe.is_some();
         let lately = self.heard_lately();
+        let foreign = self.foreign.clone();
         let Part::Member(core) = &mut self.part else { unreachable!("it is a member") };
         let not_leader = Begun::Answered(Err(AdminError::NotLeader { leader }));
         match wish {
@@ -138,6 +139,11 @@ impl RaftEngine {
                     false => "this leader has just begun",
                 };
                 Begun::Answered(Err(refused(format!("{reason}; ask again for: {change}"))))
+            }
+            Admin::Change(MemberChange::Add { node, .. }) if foreign.contains(&node) => {
+                Begun::Answered(Err(refused(format!(
+                    "{node} is a member with another directory than the one it runs on; remove {node} first"
+                ))))
             }
             Admin::Change(change) => begin_change(core, node, &change, &lately),
         }

@@ -438,18 +438,12 @@ impl Core {
         }
     }
 
-    /// Tells everyone what is decided, lets the member that has most take over, and stops leading: this member is out.
+    /// Tells everyone what is decided, and stops leading: this member is out.
     pub(crate) fn leave(&mut self) {
-        if !self.leads() {
-            return;
+        if self.leads() {
+            self.raw.raft.bcast_append();
+            self.step_down();
         }
-        self.raw.raft.bcast_append();
-        let voters = self.members.voters().map(|seat| seat.raft);
-        let next = voters.filter_map(|raft| Some((self.progress(raft)?.matched, raft))).max();
-        if let Some((_, next)) = next {
-            self.raw.raft.send_timeout_now(next);
-        }
-        self.step_down();
     }
 
     pub(crate) fn transfer(&mut self, to: u64) {

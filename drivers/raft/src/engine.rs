@@ -74,6 +74,8 @@ pub struct RaftEngine {
     told: BTreeSet<NodeId>,
     /// Where this node was removed, as it learnt.
     pub(crate) removed_at: Option<Index>,
+    /// Members whose node runs on another directory.
+    pub(crate) foreign: BTreeSet<NodeId>,
     /// The last thing that was refused and somebody should know of.
     pub(crate) noted: Option<String>,
     fault: Option<String>,
@@ -153,6 +155,7 @@ impl RaftEngine {
             heard: BTreeMap::new(),
             told: BTreeSet::new(),
             removed_at: None,
+            foreign: BTreeSet::new(),
             noted: None,
             fault: None,
             ticks: 0,
@@ -275,6 +278,7 @@ impl RaftEngine {
                     .by_node(from)
                     .is_some_and(|seat| seat.incarnation != hello.incarnation);
                 if wrong {
+                    self.foreign.insert(from);
                     self.noted = Some(format!(
                         "{from} runs on another directory than the one that is a member; if its disk was lost, remove {from} and add it again"
                     ));
@@ -482,6 +486,7 @@ impl RaftEngine {
     fn changed(&mut self, at: Index, change: &Change, out: &mut Output) {
         let Part::Member(core) = &mut self.part else { return };
         let members = core.members();
+        self.foreign.retain(|node| members.by_node(*node).is_some());
         self.strangers.retain(|raft, _| *raft >= members.next());
         self.heard.retain(|raft, _| *raft >= members.next() || members.by_raft(*raft).is_some());
         if members.by_raft(core.id()).is_none() && core.id() < members.next() {
@@ -516,6 +521,17 @@ impl RaftEngine {
     }
 }
 
+/// Who follows a leader that was removed does not wait for an election timeout: the first of those who may lead asks at once.
+fn succeed(core: &mut Core) {
+    let members = core.members();
+    let gone = core
+        .leader()
+        .is_some_and(|leader| leader < members.next() && members.by_raft(leader).is_none());
+    if gone && members.voters().next().is_some_and(|first| first.raft == core.id()) {
+        core.campaign(true);
+    }
+}
+
 fn next_change(core: &Core) -> Option<Change> {
     use crate::members::Intent;
     if core.members().joint() {
@@ -544,6 +560,7 @@ impl Engine for RaftEngine {
             Input::Applied { index, .. } => {
                 if let Part::Member(core) = &mut self.part {
                     core.applied(index);
+                    succeed(core);
                 }
             }
             Input::Fetched { ticket, entries } => {

@@ -19,6 +19,8 @@ mod core;
 mod engine;
 mod founding;
 mod hello;
+#[cfg(test)]
+mod malformed;
 mod members;
 mod packing;
 mod reads;

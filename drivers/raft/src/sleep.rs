@@ -1,7 +1,7 @@
 //! A group that has nothing to do costs nothing: no ticks, no messages.
 //!
 //! ```text
-//!   leader, quiet for an election timeout ---Sleep---> followers: their timers stop, and its own
+//!   leader, quiet for half an election timeout ---Sleep---> followers: their timers stop, and its own
 //!   a batch, a read, a wish, a message, the leader's node is lost ---> awake
 //! ```
 //!
@@ -29,7 +29,8 @@ pub(crate) struct Sleep {
 }
 
 impl RaftEngine {
-    /// A leader that had nothing to do for an election timeout lets the group sleep.
+    /// A leader that had nothing to do for half an election timeout lets the group sleep. It hears of all others at least that
+    /// often: they are there, or the host has told that they are not.
     pub(crate) fn tick_sleep(&mut self, out: &mut Output) {
         let Part::Member(core) = &mut self.part else { return };
         let lost = &self.sleep.lost;
@@ -39,7 +40,7 @@ impl RaftEngine {
             && self.wishes.is_idle()
             && core.is_quiet(|seat| !lost.contains(&seat.node));
         self.sleep.quiet = if quiet { self.sleep.quiet + 1 } else { 0 };
-        if self.sleep.quiet <= self.timing.election {
+        if self.sleep.quiet <= self.timing.election / 2 {
             return;
         }
         let (own, term, last) = (core.id(), core.term(), core.last());

@@ -48,7 +48,9 @@ impl RaftEngine {
         status.lag = Some(core.last().saturating_sub(progress.matched));
         status.note = match progress.state {
             ProgressWord::Snapshot(at) => format!("is sent the snapshot at index {at}"),
-            _ if !progress.active => "was not heard of for an election timeout".into(),
+            _ if status.last_contact.is_none_or(|ago| ago > self.config.election_timeout) => {
+                "was not heard of for an election timeout".into()
+            }
             ProgressWord::Probing => "is asked how far it is".into(),
             ProgressWord::Full => "has as much on its way as it may have".into(),
             ProgressWord::Replicating => String::new(),
@@ -89,7 +91,7 @@ impl RaftEngine {
         let up = all - down.len();
         Some(if up < needed {
             format!(
-                "no leader is known: of {all} voters {needed} are needed, and {} was not heard of",
+                "no leader is known: of {all} voters {needed} are needed, and nothing is heard of {}",
                 names(&down)
             )
         } else {

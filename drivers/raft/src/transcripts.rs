@@ -8,7 +8,7 @@ mod group;
 use std::fs;
 use std::path::Path;
 
-use self::group::Group;
+pub(crate) use self::group::Group;
 
 #[test]
 fn transcripts_tell_what_happens() {
@@ -49,12 +49,7 @@ fn run(file: &str) -> String {
             continue;
         }
         let mut commands = vec![line];
-        while let Some(next) = lines.next() {
-            if next == "----" {
-                break;
-            }
-            commands.push(next);
-        }
+        commands.extend(lines.by_ref().take_while(|line| *line != "----"));
         while lines.next_if(|line| !line.is_empty()).is_some() {}
         for command in commands {
             told.push_str(command);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quorate_engine::engine::{Admin, Input};
-use quorate_replicator::{AdminError, Member, MemberRole, NodeId};
+use quorate_replicator::{AdminError, Member, MemberChange, MemberRole, NodeId};
 use quorate_storage::Index;
 
 use super::World;
@@ -134,6 +134,19 @@ impl<F: EngineFactory> World<'_, F> {
 
     pub(in crate::engine) fn is_member(&self, node: usize) -> bool {
         self.members_now().iter().any(|member| member.node == self.nodes[node].id)
+    }
+
+    /// Whether a node may have been added with the disk that it has, without anyone knowing yet.
+    pub(in crate::engine) fn may_be_added(&self, node: usize) -> bool {
+        let id = self.nodes[node].id;
+        self.wishes.values().any(|wish| {
+            let named = match &wish.admin {
+                Admin::Change(MemberChange::Add { node, .. }) => *node == id,
+                Admin::Change(MemberChange::Replace { new, .. }) => *new == id,
+                _ => false,
+            };
+            named && !matches!(wish.answer, Some(Ok(()) | Err(AdminError::Refused { .. })))
+        })
     }
 
     /// Whether a node is a member with a disk that was not lost.

@@ -122,8 +122,12 @@ impl Store {
         self.pieces.truncate(kept);
     }
 
-    /// The first of the entries that are the last `bytes` of the log, a piece more or less.
+    /// The first of the entries that are the last `bytes` of the log, a piece more or less; for no bytes, the one after the
+    /// last.
     pub(super) fn first_of_last(&self, bytes: u64) -> Index {
+        if bytes == 0 {
+            return self.last + 1;
+        }
         let total = self.bytes_total();
         let out = self.pieces.partition_point(|(_, up_to)| total - up_to > bytes);
         match out.checked_sub(1) {

@@ -18,7 +18,7 @@ use crate::hello::{Head, You};
 use crate::{RaftConfig, RaftDriver};
 
 #[derive(Default)]
-pub(super) struct Group {
+pub(crate) struct Group {
     nodes: BTreeMap<u64, Node>,
     founders: Vec<NodeId>,
     wires: VecDeque<(u64, u64, Message)>,
@@ -26,6 +26,7 @@ pub(super) struct Group {
     cuts: BTreeSet<(u64, u64)>,
     now: Now,
     asked: u64,
+    stopped: bool,
     events: Vec<String>,
     silent: bool,
 }
@@ -49,11 +50,16 @@ struct Running {
 }
 
 impl Group {
+    /// Whether an engine has said that it stops.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.stopped
+    }
+
     pub(super) fn take_events(&mut self) -> Vec<String> {
         std::mem::take(&mut self.events)
     }
 
-    pub(super) fn command(&mut self, line: &str) {
+    pub(crate) fn command(&mut self, line: &str) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let id = |place: usize| -> u64 {
             let word = words.get(place).unwrap_or_else(|| panic!("{line}: a node is missing"));
@@ -79,6 +85,7 @@ impl Group {
             "cut-one-way" => self.cuts.extend([(id(1), id(2))]),
             "heal" => self.cuts.clear(),
             "crash" => self.crash(id(1)),
+            "lost" => self.step(id(1), Input::Peer { node: NodeId::new(id(2)), alive: false }),
             "lose-disk" => self.lose_disk(id(1)),
             "start" => self.start(id(1)),
             "checkpoint" => self.checkpoint(id(1)),
@@ -165,7 +172,10 @@ impl Group {
             log: at.log.clone(),
         };
         let mut out = Output::default();
-        let engine = RaftDriver.open(&RaftConfig::default(), opening, &mut out).unwrap();
+        // What is trimmed is gone, so that followers that lag need a snapshot.
+        let mut config = RaftConfig::default();
+        (config.catch_up_bytes, config.snapshot_catch_up_bytes) = (0, 0);
+        let engine = RaftDriver.open(&config, opening, &mut out).unwrap();
         let checkpoint = at.checkpoint.as_ref();
         let applied =
             checkpoint.map_or((0, Bytes::new()), |known| (known.index, known.mark.clone()));
@@ -194,7 +204,7 @@ impl Group {
         self.start(node);
     }
 
-    fn step(&mut self, node: u64, input: Input) {
+    pub(crate) fn step(&mut self, node: u64, input: Input) {
         let now = self.now;
         let at = self.nodes.get_mut(&node).unwrap();
         let Some(running) = &mut at.running else { return };
@@ -275,6 +285,7 @@ impl Group {
         }
         if let Some(fault) = out.fault.take() {
             told.push(format!("n{node} stops: {fault}"));
+            self.stopped = true;
         }
         let fetches = std::mem::take(&mut out.fetches);
         out.timers.clear();
