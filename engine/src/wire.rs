@@ -19,9 +19,6 @@ use crate::engine::{Admin, Message};
 /// The version of this encoding.
 const VERSION: u8 = 1;
 
-/// Most bodies of one message: more than any engine puts into one.
-const BODIES_MAX: usize = 1024;
-
 /// Version, kind and group.
 const HEAD_BYTES: usize = 6;
 
@@ -172,10 +169,8 @@ impl Packet {
             ENGINE => {
                 let head = rest.sized()?;
                 let mut bodies = Vec::new();
+                // Each takes four bytes of the packet at least, so its length bounds their number.
                 while rest.at < bytes.len() {
-                    if bodies.len() == BODIES_MAX {
-                        return Err(PacketError("too many bodies"));
-                    }
                     bodies.push(rest.sized()?);
                 }
                 Self::Engine(Message { head, bodies })
@@ -337,6 +332,15 @@ mod tests {
             let group = GroupId::new(77);
             assert_eq!(Packet::decode(&packet.encode(group)), Ok((group, packet)));
         }
+    }
+
+    /// A peer that lags is sent as many small entries as fit.
+    #[test]
+    fn a_message_has_any_number_of_bodies() {
+        let message = Message { head: Bytes::new(), bodies: vec![Bytes::new(); 100_000] };
+        let packet = Packet::Engine(message);
+        let group = GroupId::new(1);
+        assert_eq!(Packet::decode(&packet.encode(group)), Ok((group, packet)));
     }
 
     #[test]
