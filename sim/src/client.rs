@@ -1,6 +1,7 @@
 //! Clients: they open sessions, propose, repeat what has no answer, and settle what has one.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_replicator::{Decision, Frame, FrameId, ProposeError, Rejection, SessionId, ShardKey};
@@ -10,6 +11,9 @@ use crate::oracle::{Checked, violation};
 
 /// Most frames of a client that are open in requests of one frame each.
 const SINGLES_MAX: usize = 6;
+
+/// Most frames of a client that are open: what all clients have open fits into one batch of a small log.
+const OPEN_MAX: usize = 40;
 
 /// A frame that has no answer.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub(crate) struct Client {
     list_max: usize,
     open: BTreeMap<u64, Open>,
     requests: Vec<Request>,
+    /// Until then a copy of the frame that opened the session may be on its way.
+    opens_until: Duration,
     /// Frames whose outcome can never be known: their session ended while an attempt was open.
     pub(crate) orphans: u64,
     pub(crate) answered: u64,
@@ -54,6 +60,7 @@ impl Client {
             list_max,
             open: BTreeMap::new(),
             requests: Vec::new(),
+            opens_until: Duration::ZERO,
             orphans: 0,
             answered: 0,
         }
@@ -66,7 +73,12 @@ impl Client {
     }
 
     /// What to propose next, under the number of the call: what has no answer, or something new while there is little.
-    pub(crate) fn next(&mut self, rng: &mut fastrand::Rng, call: u64) -> Option<Vec<Frame>> {
+    pub(crate) fn next(
+        &mut self,
+        rng: &mut fastrand::Rng,
+        now: Duration,
+        call: u64,
+    ) -> Option<Vec<Frame>> {
         let shard = ShardKey::new("sim", "ns0").expect("a name");
         if !self.opened {
             if self.requests.is_empty() {
@@ -74,7 +86,9 @@ impl Client {
             }
             return self.again(call);
         }
-        if self.open.is_empty() && self.next > 1 && rng.u8(..20) == 0 {
+        // A copy of the opening frame that comes after the closing one would open the session anew, with nothing in it.
+        let may_close = self.open.is_empty() && self.next > 1 && now > self.opens_until;
+        if may_close && rng.u8(..20) == 0 {
             self.begin(vec![Frame::close_session(self.session(), shard)]);
         }
         if self.open.contains_key(&FrameId::CLOSE) {
@@ -83,7 +97,8 @@ impl Client {
         }
         let waiting: Vec<usize> =
             (0..self.requests.len()).filter(|place| self.requests[*place].call.is_none()).collect();
-        let many = self.requests.len() >= SINGLES_MAX;
+        let many =
+            self.requests.len() >= SINGLES_MAX || self.open.len() >= OPEN_MAX - self.list_max;
         let place = if !waiting.is_empty() && (many || rng.u8(..4) > 0) {
             waiting[rng.usize(..waiting.len())]
         } else if many {
@@ -95,6 +110,13 @@ impl Client {
             self.begin(frames)
         };
         Some(self.attempt(place, call))
+    }
+
+    /// A call may take until then.
+    pub(crate) fn waits_until(&mut self, deadline: Duration) {
+        if !self.opened {
+            self.opens_until = self.opens_until.max(deadline);
+        }
     }
 
     fn frame(&mut self, rng: &mut fastrand::Rng) -> Frame {

@@ -157,6 +157,8 @@ struct Cluster<'t, D: EngineDriver> {
     questions: HashMap<u64, workload::Question>,
     /// Writes that show that a healed node can commit, and whether they have.
     probes: BTreeMap<usize, workload::Probe>,
+    /// Who must converge, once everything is healed.
+    healed: Vec<usize>,
     next_call: u64,
     oracle: Oracle,
     laws: Laws,
@@ -200,6 +202,7 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
             reads: HashMap::new(),
             questions: HashMap::new(),
             probes: BTreeMap::new(),
+            healed: Vec::new(),
             next_call: 1,
             oracle: Oracle::new(),
             laws: Laws::default(),
@@ -251,7 +254,8 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
         match event {
             Event::Packet { to, from, bytes } => self.arrived(to, from, &bytes),
             Event::Wake { place, life } => {
-                if self.is_of(place, life) && self.machines[place].wake == Some(at) {
+                let due = self.machines[place].wake.is_some_and(|wake| wake <= self.now);
+                if due && self.is_of(place, life) {
                     self.machines[place].wake = None;
                     return self.after(place);
                 }
@@ -410,19 +414,20 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
     fn die(&mut self, place: usize, keep: Option<Keep>) {
         let machine = &mut self.machines[place];
         machine.life += 1;
+        if let Some(keep) = keep {
+            machine.disk.reboot(keep);
+            machine.armed = false;
+            self.report.power_cuts += 1;
+        }
         if let Some(node) = machine.node.take() {
-            machine.copies = node.copies;
+            machine.copies = node.end();
         }
         machine.subscription = None;
         machine.wake = None;
         machine.paused_until = Duration::ZERO;
         (machine.syncing, machine.fetching) = (false, false);
         (machine.storing, machine.installing, machine.retrying) = (false, false, false);
-        if let Some(keep) = keep {
-            machine.disk.reboot(keep);
-            machine.armed = false;
-            self.report.power_cuts += 1;
-        }
+        self.streams_die(place);
         for call in std::mem::take(&mut self.machines[place].calls) {
             self.lost(call);
         }
@@ -475,7 +480,8 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
                 Seen::Installed { index } => {
                     self.tell(|_| format!("{id} puts a snapshot at {index} in force"));
                 }
-                Seen::Voters(voters) => {
+                Seen::Members { index, voters, learners } => {
+                    self.operator.learns(index, &voters, learners);
                     let known = &mut self.machines[place].voters;
                     if known[0] != voters {
                         known[1] = std::mem::replace(&mut known[0], voters.clone());
@@ -554,7 +560,13 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
         let machine = &mut self.machines[to];
         let local = machine.local(self.now);
         let Some(node) = &mut machine.node else { return Ok(()) };
-        let (_, packet) = Packet::decode(bytes).expect("what a node encodes can be decoded");
+        let packet = match Packet::decode(bytes) {
+            Ok((_, packet)) => packet,
+            Err(error) => {
+                let (to, bytes) = (machine.id, bytes.len());
+                return violation(format!("{to} cannot read {bytes} bytes of {from}: {error}"));
+            }
+        };
         let returned = machine.liveness.heard(from, local);
         if returned {
             node.input(Input::Peer { node: from, alive: true });
@@ -653,7 +665,13 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
             self.tell(|it| format!("{} stopped: {cause}", it.machines[place].id));
             let keep = if self.rng.bool() { Some(self.keep()) } else { None };
             self.die(place, keep);
-            self.restart_after(place, MS * 5, MS * 200);
+            // Whoever starts what may not take part does not do so all the time.
+            let soon = if self.machines[place].wiped {
+                self.swarm.tuning.election_timeout
+            } else {
+                MS * 5
+            };
+            self.restart_after(place, soon, soon + MS * 200);
             return Ok(());
         }
         let status = node.status();

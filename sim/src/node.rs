@@ -61,6 +61,7 @@ pub(crate) struct Settings {
     pub(crate) retain_bytes: u64,
     pub(crate) session_idle_ms: u64,
     pub(crate) unsettled_max: usize,
+    pub(crate) log: LogConfig,
 }
 
 /// Where a life begins.
@@ -121,7 +122,7 @@ impl Node {
         let stores_config = StoresConfig {
             store,
             mode: DataMode::Create,
-            log: LogConfig::small(),
+            log: settings.log.clone(),
             checkpoint_cache_bytes: 64 << 10,
         };
         let disk: Arc<dyn Disk> = Arc::new(disk.clone());
@@ -455,6 +456,13 @@ impl Node {
 
     pub(crate) fn status(&self) -> GroupStatus {
         self.core.status()
+    }
+
+    /// Ends without a word, as a process that is killed: nothing is tidied up. What its log held.
+    pub(crate) fn end(mut self) -> Copies {
+        // Only tests never end: a snapshot that waits to be put in force would be removed from the disk.
+        std::mem::forget(self.staged.take());
+        std::mem::take(&mut self.copies)
     }
 
     /// Closes in order.

@@ -8,7 +8,7 @@ use quorate_driver_local::{Local, LocalConfig};
 use quorate_engine::SubscriptionId;
 use quorate_replicator::{Cursor, Frame, FrameId, GroupId, NodeId, OpenError, Position, ReadError};
 use quorate_shard::kv::Scan;
-use quorate_storage::{Fault, Keep, SimDisk};
+use quorate_storage::{Fault, Keep, LogConfig, SimDisk};
 
 use crate::client::Client;
 use crate::node::{Life, News, Node, Settings};
@@ -132,6 +132,7 @@ impl<'a> Scenario<'a> {
             retain_bytes: [0, 8 << 10, 1 << 40][rng.usize(..3)],
             session_idle_ms: [300, 5_000, 600_000][rng.usize(..3)],
             unsettled_max: [6, 1024][rng.usize(..2)],
+            log: LogConfig::small(),
         };
         let mut local = LocalConfig::default();
         local.batches_in_flight = 1 + rng.u32(..3);
@@ -434,7 +435,7 @@ impl<'a> Scenario<'a> {
     fn propose_for(&mut self, place: usize) {
         let call = self.next_call;
         let frames = if self.faults_on {
-            self.clients[place].next(&mut self.rng, call)
+            self.clients[place].next(&mut self.rng, self.now, call)
         } else {
             self.clients[place].again(call)
         };

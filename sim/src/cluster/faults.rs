@@ -93,6 +93,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
 
     fn close(&mut self, place: usize) {
         self.tell(|it| format!("{} is closed", it.machines[place].id));
+        self.streams_die(place);
         if let Some(mut node) = self.machines[place].node.take() {
             self.machines[place].copies = std::mem::take(&mut node.copies);
             // A clean end may fail on a disk that fails; the next start shows what is left.
@@ -214,6 +215,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
         self.die(place, None);
         let machine = &mut self.machines[place];
         machine.wiped = true;
+        machine.lost = std::mem::take(&mut machine.copies);
         machine.replace_disk(&mut self.rng);
         let election = self.swarm.tuning.election_timeout;
         self.restart_after(place, MS * 5, election);

@@ -70,8 +70,8 @@ impl<D: EngineDriver> Cluster<'_, D> {
                     self.now - begun
                 ));
             }
-            let members = self.members();
-            self.probe(&members)?;
+            self.healed = self.members();
+            self.probe()?;
             let look = self.now + Self::look_every();
             self.queue.push(look, Event::Look);
             while self.now < look {
@@ -86,8 +86,8 @@ impl<D: EngineDriver> Cluster<'_, D> {
 
     /// The machines that must converge: all members that are not lost or broken for ever.
     fn members(&self) -> Vec<usize> {
-        let Some(view) = self.view() else { return Vec::new() };
-        let members = view.members.iter().chain(&view.learners);
+        let (voters, learners) = self.view();
+        let members = voters.iter().chain(&learners);
         members
             .filter_map(|node| self.place_of(*node))
             .filter(|place| !self.machines[*place].gone && !self.machines[*place].wiped)

@@ -27,6 +27,8 @@ pub(super) struct Machine {
     pub(super) liveness: Liveness,
     /// What the disk holds while no node runs.
     pub(super) copies: Copies,
+    /// What a disk held that was lost: it was there when others counted it.
+    pub(super) lost: Copies,
     /// How far the clock is from the right rate, and what it showed at the beginning.
     ppm: i64,
     base: Duration,
@@ -73,6 +75,7 @@ impl Machine {
             sight: Sight::default(),
             liveness: Liveness::new(Duration::ZERO),
             copies: Copies::default(),
+            lost: Copies::default(),
             ppm: rng.i64(-ppm_max..=ppm_max),
             base: Duration::from_millis(rng.u64(..100_000)),
             paused_until: Duration::ZERO,
@@ -112,10 +115,15 @@ impl Machine {
         self.node.is_some()
     }
 
-    /// Whether this entry is on its disk for good.
+    /// Whether it is up and does not stand still.
+    pub(super) fn runs(&self, now: Duration) -> bool {
+        self.is_up() && self.paused_until <= now
+    }
+
+    /// Whether this entry is on its disk for good, or was before the disk was lost.
     pub(super) fn has(&self, index: Index, tag: Tag) -> bool {
         let copies = self.node.as_ref().map_or(&self.copies, |node| &node.copies);
-        copies.has(index, tag)
+        copies.has(index, tag) || self.lost.has(index, tag)
     }
 
     /// Whether its disk holds no entry.

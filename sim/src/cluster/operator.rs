@@ -1,7 +1,8 @@
 //! An operator: changes members, moves leadership, replaces what was lost.
 
 use quorate_engine::engine::{Admin, EngineDriver};
-use quorate_replicator::{AdminError, GroupStatus, MemberChange, MemberRole, NodeId, Role};
+use quorate_replicator::{AdminError, MemberChange, MemberRole, NodeId, Role};
+use quorate_storage::Index;
 
 use super::event::Event;
 use super::{Cluster, MS};
@@ -15,16 +16,27 @@ const VOTERS_MAX: usize = 5;
 pub(super) struct Operator {
     /// The call of a change that is not answered.
     change: Option<u64>,
-    /// A change ended without an answer, and none was done since: it may still be done.
-    unsettled: bool,
+    /// A change ended without an answer: it may still be done, and is asked for until it is.
+    unsettled: Option<MemberChange>,
+    asked: Option<MemberChange>,
+    /// The newest members that any node spoke of, and from which index on.
+    members: (Index, Vec<NodeId>, Vec<NodeId>),
+}
+
+impl Operator {
+    /// A node says who the members are.
+    pub(super) fn learns(&mut self, index: Index, voters: &[NodeId], learners: Vec<NodeId>) {
+        if self.members.1.is_empty() || index > self.members.0 {
+            self.members = (index, voters.to_vec(), learners);
+        }
+    }
 }
 
 impl<D: EngineDriver> Cluster<'_, D> {
-    /// What the node says that knows most.
-    pub(super) fn view(&self) -> Option<GroupStatus> {
-        let up = self.machines.iter().filter(|machine| !machine.wiped);
-        let views = up.filter_map(|machine| machine.node.as_ref()).map(|node| node.status());
-        views.max_by_key(|status| (status.committed, status.term))
+    /// The newest voters and learners.
+    pub(super) fn view(&self) -> (Vec<NodeId>, Vec<NodeId>) {
+        let (_, voters, learners) = &self.operator.members;
+        (voters.clone(), learners.clone())
     }
 
     /// Who leads, as far as the one itself knows.
@@ -40,22 +52,15 @@ impl<D: EngineDriver> Cluster<'_, D> {
 
     /// Whether the cluster can do without the disk of this voter for good.
     pub(super) fn may_wipe(&self, node: NodeId) -> bool {
-        let Some(view) = self.view() else { return false };
-        let agree = |machine: &super::Machine| {
-            machine.node.as_ref().is_none_or(|node| {
-                let status = node.status();
-                (status.members, status.learners) == (view.members.clone(), view.learners.clone())
-            })
-        };
+        let (voters, learners) = self.view();
         self.swarm.operator_every.is_some()
             && self.operator.change.is_none()
-            && !self.operator.unsettled
-            && view.members.len() >= 3
-            && view.members.contains(&node)
-            && view.learners.is_empty()
+            && self.operator.unsettled.is_none()
+            && voters.len() >= 3
+            && voters.contains(&node)
+            && learners.is_empty()
             && self.laws.newest > 0
             && self.machines.iter().all(|machine| !machine.wiped)
-            && self.machines.iter().filter(|it| view.members.contains(&it.id)).all(agree)
     }
 
     /// The operator does something.
@@ -65,27 +70,31 @@ impl<D: EngineDriver> Cluster<'_, D> {
         };
         let next = self.draw(every / 2, every * 3 / 2);
         self.plan(next, Event::Operator);
-        let Some(view) = self.view() else { return Ok(()) };
+        let (voters, learners) = self.view();
         let admin = match self.rng.u8(..10) {
             0 => Some(Admin::StepDown),
             1 => Some(Admin::Campaign),
             2..4 => {
-                let target = view.members.get(self.rng.usize(..view.members.len().max(1)));
+                let target = voters.get(self.rng.usize(..voters.len().max(1)));
                 target.map(|target| Admin::Transfer(*target))
             }
-            _ => self.next_change(&view)?.map(Admin::Change),
+            _ => self.next_change(&voters, &learners)?.map(Admin::Change),
         };
         let Some(admin) = admin else { return Ok(()) };
         let leader = self.leader().and_then(|leader| self.place_of(leader));
         let up: Vec<_> = (0..self.machines.len())
-            .filter(|place| self.machines[*place].is_up() && !self.machines[*place].wiped)
+            .filter(|place| self.machines[*place].runs(self.now) && !self.machines[*place].wiped)
             .collect();
         let Some(any) = up.get(self.rng.usize(..up.len().max(1))).copied() else { return Ok(()) };
+        let leader = leader.filter(|place| self.machines[*place].runs(self.now));
         let place = if admin == Admin::StepDown { leader.unwrap_or(any) } else { any };
         let call = self.call();
         let is_change = matches!(admin, Admin::Change(_));
         if is_change {
             self.operator.change = Some(call);
+            if let Admin::Change(change) = &admin {
+                self.operator.asked = Some(change.clone());
+            }
         }
         self.tell(|it| format!("operator at {}: {admin:?}", it.machines[place].id));
         let within = self.swarm.tuning.election_timeout * 4;
@@ -96,11 +105,18 @@ impl<D: EngineDriver> Cluster<'_, D> {
     }
 
     /// A change that makes sense; a machine that joins is started for it.
-    fn next_change(&mut self, view: &GroupStatus) -> Checked<Option<MemberChange>> {
-        if self.operator.change.is_some() {
+    fn next_change(
+        &mut self,
+        voters: &[NodeId],
+        learners: &[NodeId],
+    ) -> Checked<Option<MemberChange>> {
+        if self.operator.change.is_some() || voters.is_empty() {
             return Ok(None);
         }
-        let members: Vec<NodeId> = view.members.iter().chain(&view.learners).copied().collect();
+        if self.operator.unsettled.is_some() {
+            return Ok(self.operator.unsettled.clone());
+        }
+        let members: Vec<NodeId> = voters.iter().chain(learners).copied().collect();
         // What was lost is removed before anything else.
         if let Some(lost) = self.machines.iter_mut().find(|machine| machine.wiped) {
             if members.contains(&lost.id) {
@@ -111,9 +127,9 @@ impl<D: EngineDriver> Cluster<'_, D> {
         let spare = (0..self.machines.len())
             .filter(|place| !members.contains(&self.machines[*place].id))
             .collect::<Vec<_>>();
-        let any = view.members.get(self.rng.usize(..view.members.len().max(1))).copied();
+        let any = voters.get(self.rng.usize(..voters.len().max(1))).copied();
         let change = match self.rng.u8(..10) {
-            0..4 if !spare.is_empty() && view.members.len() < VOTERS_MAX => {
+            0..4 if !spare.is_empty() && voters.len() < VOTERS_MAX => {
                 let place = spare[self.rng.usize(..spare.len())];
                 self.prepare(place)?;
                 let node = self.machines[place].id;
@@ -121,11 +137,11 @@ impl<D: EngineDriver> Cluster<'_, D> {
                     if self.rng.u8(..3) > 0 { MemberRole::Voter } else { MemberRole::Learner };
                 Some(MemberChange::Add { node, address: format!("{node}"), role })
             }
-            4..6 if !view.learners.is_empty() => {
-                let node = view.learners[self.rng.usize(..view.learners.len())];
+            4..6 if !learners.is_empty() => {
+                let node = learners[self.rng.usize(..learners.len())];
                 Some(MemberChange::Promote { node })
             }
-            6..8 if view.members.len() > 1 => any.map(|node| MemberChange::Remove { node }),
+            6..8 if voters.len() > 1 => any.map(|node| MemberChange::Remove { node }),
             8..10 if !spare.is_empty() => {
                 let place = spare[self.rng.usize(..spare.len())];
                 self.prepare(place)?;
@@ -158,12 +174,12 @@ impl<D: EngineDriver> Cluster<'_, D> {
         match answer {
             Ok(()) => {
                 self.report.changes += 1;
-                self.operator.unsettled = false;
+                self.operator.unsettled = None;
             }
             Err(
                 AdminError::Unfinished { .. } | AdminError::Faulted { .. } | AdminError::Closed,
             ) => {
-                self.operator.unsettled = true;
+                self.operator.unsettled = self.operator.asked.take();
             }
             Err(_) => {}
         }
@@ -173,7 +189,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
     pub(super) fn operator_lost(&mut self, call: u64) {
         if self.operator.change == Some(call) {
             self.operator.change = None;
-            self.operator.unsettled = true;
+            self.operator.unsettled = self.operator.asked.take();
         }
     }
 

@@ -63,6 +63,18 @@ impl<D: EngineDriver> Cluster<'_, D> {
         self.plan(MS, Event::Stream(id));
     }
 
+    /// A machine dies, and with it its ends of all streams. Nothing is tidied up.
+    pub(super) fn streams_die(&mut self, place: usize) {
+        for stream in self.streams.streams.values_mut().filter(|stream| stream.to == place) {
+            // What came of it stays on the disk, as after a real death.
+            std::mem::forget(stream.sink.take());
+        }
+        let of = |_: &u64, stream: &mut Stream| stream.from == place;
+        for (_, stream) in self.streams.streams.extract_if(.., of) {
+            drop(stream);
+        }
+    }
+
     /// The next piece of a stream.
     pub(super) fn stream(&mut self, id: u64) -> Checked {
         let Some(mut stream) = self.streams.streams.remove(&id) else { return Ok(()) };

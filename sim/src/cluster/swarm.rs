@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use quorate_storage::LogConfig;
 use quorate_transport_memory::LinkFaults;
 
 use super::Tuning;
@@ -99,6 +100,15 @@ pub(super) struct Swarm {
     pub(super) last_blackout: bool,
 }
 
+/// Segments that are full soon, and take the largest batch that the clients can make.
+fn log_config() -> LogConfig {
+    let mut config = LogConfig::small();
+    config.segment_bytes = 128 << 10;
+    config.fill_bytes = 64 << 10;
+    config.pinned_bytes_max = 8 * config.segment_bytes;
+    config
+}
+
 impl Swarm {
     pub(super) fn draw(rng: &mut fastrand::Rng) -> Self {
         let founders = [1, 2, 3, 3, 3, 3, 4, 5, 5, 7][rng.usize(..10)];
@@ -111,9 +121,10 @@ impl Swarm {
             retain_bytes: [0, 0, 8 << 10, 1 << 40][rng.usize(..4)],
             session_idle_ms: [3_000, 30_000, 600_000][rng.usize(..3)],
             unsettled_max: [6, 1024, 1024][rng.usize(..3)],
+            log: log_config(),
         };
         // A list that does not fit into a session is refused as a whole, so only large sessions are given lists.
-        let list_max = if settings.unsettled_max > 100 { [1, 8, 32][rng.usize(..3)] } else { 1 };
+        let list_max = if settings.unsettled_max > 100 { [1, 8, 24][rng.usize(..3)] } else { 1 };
         let mut kinds = Vec::new();
         for (kind, weight) in KINDS {
             if rng.u8(..5) > 1 {

@@ -17,8 +17,8 @@ pub(super) enum Seen {
     Delivered { index: Index, tag: Tag },
     /// It put a snapshot in the place of everything up to here.
     Installed { index: Index },
-    /// These vote.
-    Voters(Vec<NodeId>),
+    /// These are the members from this index on; 0 if it does not say.
+    Members { index: Index, voters: Vec<NodeId>, learners: Vec<NodeId> },
 }
 
 /// What an engine did since somebody looked.
@@ -67,9 +67,13 @@ impl Engine for Watched {
     fn settle(&mut self, now: Now, out: &mut Output) {
         self.engine.settle(now, out);
         let mut sight = self.sight.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, members) in &out.members {
-            let voters = members.iter().filter(|member| member.role == MemberRole::Voter);
-            sight.push(Seen::Voters(voters.map(|member| member.node).collect()));
+        for (index, members) in &out.members {
+            let of = |role| {
+                let members = members.iter().filter(move |member| member.role == role);
+                members.map(|member| member.node).collect()
+            };
+            let (voters, learners) = (of(MemberRole::Voter), of(MemberRole::Learner));
+            sight.push(Seen::Members { index: *index, voters, learners });
         }
         let leads = self.engine.proposer() == Some(self.node);
         if leads && !self.leads {

@@ -57,8 +57,10 @@ impl<D: EngineDriver> Cluster<'_, D> {
     pub(super) fn client_acts(&mut self, client: usize) -> Checked {
         let think = self.draw(self.swarm.think / 2, self.swarm.think * 3 / 2);
         self.plan(think, Event::Client(client));
-        let up: Vec<_> =
-            (0..self.machines.len()).filter(|place| self.machines[*place].is_up()).collect();
+        let runs = |place: &usize| {
+            self.machines[*place].runs(self.now) && (self.faults_on || self.healed.contains(place))
+        };
+        let up: Vec<_> = (0..self.machines.len()).filter(runs).collect();
         if up.is_empty() {
             return Ok(());
         }
@@ -90,7 +92,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
     fn propose(&mut self, client: usize, place: usize) -> Checked {
         let call = self.call();
         let frames = if self.faults_on {
-            self.clients[client].next(&mut self.rng, call)
+            self.clients[client].next(&mut self.rng, self.now, call)
         } else {
             self.clients[client].again(call)
         };
@@ -98,11 +100,13 @@ impl<D: EngineDriver> Cluster<'_, D> {
         self.oracle.proposed(&frames);
         let ids = frames.iter().map(|frame| frame.id).collect();
         self.calls.insert(call, Waits::Client(client, ids));
-        self.submit(place, call, frames)
+        let within = self.within();
+        // What is forwarded may be held back on its way.
+        self.clients[client].waits_until(self.now + within + MS * 1000);
+        self.submit(place, call, frames, within)
     }
 
-    fn submit(&mut self, place: usize, call: u64, frames: Vec<Frame>) -> Checked {
-        let within = self.within();
+    fn submit(&mut self, place: usize, call: u64, frames: Vec<Frame>, within: Duration) -> Checked {
         let machine = &mut self.machines[place];
         machine.calls.insert(call);
         let life = machine.life;
@@ -120,7 +124,8 @@ impl<D: EngineDriver> Cluster<'_, D> {
         let Some(frame) = self.oracle.ghost(&mut self.rng) else { return Ok(()) };
         let call = self.call();
         self.calls.insert(call, Waits::Nobody(vec![frame.id]));
-        self.submit(place, call, vec![frame])
+        let within = self.within();
+        self.submit(place, call, vec![frame], within)
     }
 
     fn read(&mut self, place: usize) -> Checked {
@@ -142,18 +147,19 @@ impl<D: EngineDriver> Cluster<'_, D> {
         self.with(place, life, |node, now| node.decision(id, now + within, call))
     }
 
-    /// Proposes at every machine in `places` a write that is answered only if it is decided now.
-    pub(super) fn probe(&mut self, places: &[usize]) -> Checked {
-        for place in places {
-            let Some(probe) = self.probes.get_mut(place) else { continue };
-            if probe.done || probe.under_way || !self.machines[*place].is_up() {
+    /// Proposes at every machine that must converge a write that is answered only if it is decided now.
+    pub(super) fn probe(&mut self) -> Checked {
+        for place in self.healed.clone() {
+            let Some(probe) = self.probes.get_mut(&place) else { continue };
+            if probe.done || probe.under_way || !self.machines[place].runs(self.now) {
                 continue;
             }
             probe.under_way = true;
             let frame = probe.frame.clone();
             let call = self.call();
-            self.calls.insert(call, Waits::Probe(*place));
-            self.submit(*place, call, vec![frame])?;
+            self.calls.insert(call, Waits::Probe(place));
+            let within = self.within();
+            self.submit(place, call, vec![frame], within)?;
         }
         Ok(())
     }
@@ -247,6 +253,10 @@ impl<D: EngineDriver> Cluster<'_, D> {
             for (id, decision) in ids.into_iter().zip(decisions) {
                 self.oracle.answered(id, decision)?;
                 if let Decision::Accept(commit) = decision {
+                    let position = commit.position;
+                    if id.serial == FrameId::OPEN || id.serial == FrameId::CLOSE {
+                        self.tell(|_| format!("{id} accepted at {position}"));
+                    }
                     commit.position.hash(&mut self.hasher);
                     if commit.position.index > self.laws.newest {
                         return violation(format!(
