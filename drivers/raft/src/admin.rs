@@ -133,12 +133,12 @@ impl RaftEngine {
                 core.transfer(raft);
                 Begun::Waits(Goal::Leader { node: to, term, ticks: 0 })
             }
-            Admin::Change(change) if !core.knows_what_is_decided() || probing => {
-                let reason = match probing {
-                    true => "another node is being asked whether it can be added",
-                    false => "this leader has just begun",
-                };
-                Begun::Answered(Err(refused(format!("{reason}; ask again for: {change}"))))
+            Admin::Change(change) if probing => Begun::Answered(Err(refused(format!(
+                "another node is being asked whether it can be added; ask again for: {change}"
+            )))),
+            // It leads soon, if it still leads then: whoever asks is to ask again.
+            Admin::Change(_) if !core.knows_what_is_decided() => {
+                Begun::Answered(Err(AdminError::NotLeader { leader: None }))
             }
             Admin::Change(MemberChange::Add { node, .. }) if foreign.contains(&node) => {
                 Begun::Answered(Err(refused(format!(
