@@ -20,6 +20,8 @@ pub(super) struct Machine {
     pub(super) disk: SimDisk,
     /// Names the store that is made on an empty disk.
     pub(super) store: [u8; 16],
+    /// Who founded the group, as its configuration says.
+    pub(super) founders: Vec<NodeId>,
     /// Rises whenever a node is started or dies: what was meant for an earlier life means nothing.
     pub(super) life: u32,
     pub(super) node: Option<Node>,
@@ -70,6 +72,7 @@ impl Machine {
             id,
             disk: SimDisk::new(rng.u64(..)),
             store: rng.u128(..).to_le_bytes(),
+            founders: peers.to_vec(),
             life: 0,
             node: None,
             sight: Sight::default(),
