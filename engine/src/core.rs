@@ -23,7 +23,7 @@ use bytes::Bytes;
 use quorate_replicator::{
     Accepted, AdminError, CheckpointReader, Consistency, Cursor, Decision, Event, FrameId,
     GroupStatus, LogTime, Member, MemberChange, MemberRole, NodeId, OpenError, Position,
-    ProposeError, ReadError, Resource, RestoreError, Scope, StateMachine, SubscribeError,
+    ProposeError, ReadError, Resource, RestoreError, Role, Scope, StateMachine, SubscribeError,
 };
 use quorate_storage::{Body, Entry, Index, Record, Recovered, Seq};
 
@@ -1211,10 +1211,18 @@ impl<C: Callers> HostCore<C> {
             self.proposer = leader;
             effects.events.push(Event::Leader { group, leader });
         }
-        if !self.ready && self.deliveries.is_empty() && leader.is_some() {
+        if !self.ready && leader.is_some() && self.has_caught_up() {
             self.ready = true;
             effects.events.push(Event::Ready { group });
         }
+    }
+
+    /// Whether everything is applied that is known to be decided. A node that has just been added knows of nothing yet.
+    fn has_caught_up(&self) -> bool {
+        let applied = self.state.applied();
+        let is_new = self.engine_status.role == Role::Learner && applied == 0;
+        let waits = !self.deliveries.is_empty() || self.installing.is_some();
+        !waits && !is_new && applied >= self.engine_status.decided
     }
 
     // ----- the end

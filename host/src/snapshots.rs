@@ -54,6 +54,8 @@ pub struct SnapshotsConfig {
     pub receives_max: usize,
     /// The largest snapshot that is taken, in bytes: what another node can make this one write to its disk.
     pub bytes_max: u64,
+    /// How long what came of a snapshot that was cut off is kept, for its sender to go on with. It takes room on the disk.
+    pub kept_for: Duration,
     /// How long a snapshot that is sent may make no progress. What is pinned for it keeps the checkpoint file from using its room
     /// again.
     pub stalled_after: Duration,
@@ -66,6 +68,7 @@ impl Default for SnapshotsConfig {
             sends_max: 2,
             receives_max: 4,
             bytes_max: 64 << 30,
+            kept_for: Duration::from_secs(10 * 60),
             stalled_after: Duration::from_secs(60),
         }
     }

@@ -109,7 +109,12 @@ impl Incoming {
 
 impl Receiving {
     /// Another attempt to send it.
-    fn attempt(self: &Arc<Self>, head: Bytes) -> Box<dyn BulkSink> {
+    fn attempt(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        side: &Arc<GroupSide>,
+        head: Bytes,
+    ) -> Box<dyn BulkSink> {
         let mut attempt = 0;
         self.phase.send_modify(|phase| {
             phase.attempt += 1;
@@ -117,7 +122,8 @@ impl Receiving {
             phase.head = head;
             attempt = phase.attempt;
         });
-        Box::new(Sink { receiving: Arc::clone(self), attempt })
+        let (shared, side) = (Arc::clone(shared), Arc::clone(side));
+        Box::new(Sink { shared, side, receiving: Arc::clone(self), attempt })
     }
 
     fn is_live(&self) -> bool {
@@ -230,7 +236,9 @@ pub(super) fn offer(
                 Incoming::Staged(waiting) => Some(waiting.staged),
                 _ => None,
             },
-            Incoming::Receiving(now) if now.offered == offered => return Ok(now.attempt(head)),
+            Incoming::Receiving(now) if now.offered == offered => {
+                return Ok(now.attempt(shared, &side, head));
+            }
             Incoming::Receiving(now) if now.is_live() && now.offered.index >= index => {
                 let Offered { from, index, .. } = now.offered;
                 return Err(format!(
@@ -247,7 +255,7 @@ pub(super) fn offer(
     // Held until it is known here, so that a writer that fails at once finds what it ends.
     let mut incoming = side.incoming();
     let receiving = begin(shared, &side, offered, permit, stale)?;
-    let sink = receiving.attempt(head);
+    let sink = receiving.attempt(shared, &side, head);
     *incoming = Incoming::Receiving(receiving);
     Ok(sink)
 }
@@ -439,6 +447,8 @@ impl Waiting {
 
 /// One attempt to send a snapshot here.
 struct Sink {
+    shared: Arc<Shared>,
+    side: Arc<GroupSide>,
     receiving: Arc<Receiving>,
     attempt: u64,
 }
@@ -486,10 +496,41 @@ impl BulkSink for Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
+        let mut was_cut_off = false;
         self.receiving.phase.send_if_modified(|phase| {
-            phase.is_live &= phase.attempt != self.attempt;
+            if phase.attempt == self.attempt {
+                phase.is_live = false;
+                was_cut_off = phase.queue.is_some();
+            }
             false
         });
+        if was_cut_off {
+            let (shared, side) = (Arc::clone(&self.shared), Arc::clone(&self.side));
+            let (receiving, attempt) = (Arc::clone(&self.receiving), self.attempt);
+            self.shared.spawn(forget(shared, side, receiving, attempt));
+        }
+    }
+}
+
+/// Lets go of a snapshot that was cut off and does not go on.
+async fn forget(
+    shared: Arc<Shared>,
+    side: Arc<GroupSide>,
+    receiving: Arc<Receiving>,
+    attempt: u64,
+) {
+    let mut closing = shared.closing.subscribe();
+    let mut phase = receiving.phase.subscribe();
+    tokio::select! {
+        // Whoever closes ends it, and waits for this task.
+        _ = closing.wait_for(|closing| *closing) => {}
+        _ = phase.wait_for(|phase| phase.attempt != attempt || phase.end.is_some()) => {}
+        () = tokio::time::sleep(shared.config.kept_for) => {
+            let mut incoming = side.incoming();
+            if incoming.is_receiving(&receiving) && !receiving.is_live() {
+                incoming.end("it was cut off and did not go on");
+            }
+        }
     }
 }
 

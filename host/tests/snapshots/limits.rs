@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quorate_engine::SnapshotOffer;
 use quorate_host::SnapshotsConfig;
 use quorate_replicator::{BulkId, BulkOffer, BulkSink, GroupId, NodeId};
-use quorate_storage::MemoryDisk;
+use quorate_storage::{MemoryDisk, SimDisk};
 
 use crate::fixture::{GROUP, Node, assert_same, hub, pairs, write};
 
@@ -44,6 +44,29 @@ async fn so_many_are_received_at_once_and_one_that_was_cut_off_gives_way() {
     let display = node.snapshots.progress(GROUP)[0].to_string();
     assert_eq!(display, "snapshot at index 7: 0 of 1 KiB received");
     drop((first, third));
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_cut_off_and_does_not_go_on_is_forgotten() {
+    let hub = hub();
+    let disk = SimDisk::new(1);
+    let hasty = config(|it| it.kept_for = Duration::from_millis(20));
+    let node = Node::on(&hub, 1, Arc::new(disk.clone()), 1, hasty).unwrap();
+    let peer = NodeId::new(2);
+    let first = node.snapshots.offer(peer, offer(0, 1, 1000)).unwrap();
+    drop(first);
+    let second = node.snapshots.offer(peer, offer(0, 1, 1000)).unwrap();
+    tokio::time::sleep(Duration::from_millis(40)).await;
+    assert_eq!(node.snapshots.progress(GROUP).len(), 1, "the second attempt is under way");
+    drop(second);
+    let forgotten = async {
+        let is_there = || disk.files().contains_key("checkpoint/g0.stage");
+        while is_there() || !node.snapshots.progress(GROUP).is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), forgotten).await.unwrap();
     node.close().await;
 }
 

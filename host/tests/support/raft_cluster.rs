@@ -1,5 +1,8 @@
 //! A Raft cluster in one process, over the memory transport.
 
+#![allow(dead_code, reason = "each test uses what it needs")]
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,6 +12,7 @@ use quorate_host::{HostConfig, Hosted};
 use quorate_replicator::{
     Driver, Durability, Env, MonotonicClock, NodeId, OpenError, Replicator, StateMachine,
 };
+use quorate_storage::Disk;
 use quorate_transport_memory::MemoryHub;
 use tempfile::TempDir;
 
@@ -24,6 +28,8 @@ pub(crate) struct RaftCluster {
     founders: Vec<NodeId>,
     machine: Maker,
     nodes: Mutex<Vec<Option<Arc<dyn Replicator>>>>,
+    /// Disks other than the real one.
+    disks: Mutex<BTreeMap<NodeId, Arc<dyn Disk>>>,
     directory: TempDir,
 }
 
@@ -56,6 +62,7 @@ impl RaftCluster {
             nodes: Mutex::new(founders.iter().map(|_| None).collect()),
             founders,
             machine,
+            disks: Mutex::default(),
             directory: tempfile::tempdir().unwrap(),
         }
     }
@@ -79,7 +86,9 @@ impl RaftCluster {
         env.members.clone_from(&self.founders);
         env.durability = self.durability;
         env.transport = Some(self.hub.connect(node));
-        let hosted = Hosted::new(RaftDriver, self.config.clone());
+        let mut config = self.config.clone();
+        config.disk = self.disks.lock().unwrap().get(&node).cloned();
+        let hosted = Hosted::new(RaftDriver, config);
         let opened = hosted.open(self.raft.clone(), env, (self.machine)()).await?;
         let mut nodes = self.nodes.lock().unwrap();
         let place = node.number() as usize - 1;
@@ -88,6 +97,31 @@ impl RaftCluster {
         }
         nodes[place] = Some(Arc::clone(&opened));
         Ok(opened)
+    }
+
+    /// Gives a node this disk from its next start on.
+    pub(crate) fn set_disk(&self, node: NodeId, disk: Arc<dyn Disk>) {
+        self.disks.lock().unwrap().insert(node, disk);
+    }
+
+    pub(crate) fn node(&self, node: NodeId) -> Arc<dyn Replicator> {
+        let nodes = self.nodes.lock().unwrap();
+        Arc::clone(nodes[node.number() as usize - 1].as_ref().expect("it runs"))
+    }
+
+    /// Who leads, once all nodes that run agree.
+    pub(crate) async fn leader(&self) -> NodeId {
+        loop {
+            let nodes = self.nodes();
+            let led: Vec<_> = nodes.iter().map(|node| node.status().groups[0].leader).collect();
+            if let Some(Some(leader)) = led.first()
+                && led.iter().all(|other| *other == Some(*leader))
+                && nodes.iter().any(|node| node.status().node == *leader)
+            {
+                return *leader;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Closes a node.
