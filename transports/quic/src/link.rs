@@ -38,7 +38,16 @@ type Broken = String;
 
 /// Serves a connection that counts; returns when nothing of it runs any more.
 pub(crate) async fn serve(node: &Arc<Node>, peer: &Arc<Peer>, link: Arc<Link>) {
-    let _serving = peer.serving.lock().await;
+    let _serving = tokio::select! {
+        biased;
+        // It may be replaced, or lost, before its turn comes.
+        error = link.connection.closed() => {
+            peer.lost(link.generation, explain::lost(&peer.id.to_string(), &error));
+            node.changed();
+            return;
+        }
+        serving = peer.serving.lock() => serving,
+    };
     let _lost = Lost { node, peer, link: &link };
     let Some(inbound) = node.inbound() else { return };
     if !peer.connected(&link) {
