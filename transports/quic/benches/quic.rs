@@ -1,9 +1,13 @@
 //! What a message and a bulk body cost, beside quinn alone and TCP alone in the same run.
 //!
 //! Everything runs on one thread, both ends of it, so that a rate is CPU time turned round: a wakeup of a second core is
-//! not measured. The three take turns, and the median of the rounds is shown. `round_trip` has `in_flight` messages of 128 bytes go
-//! there and back at once; `one_way` sends them as fast as they are taken; `bulk` sends one large body. quinn alone and TCP
-//! alone write and read as much at once as there is, on one stream that lasts, and check nothing.
+//! not measured. They take turns, and the median of the rounds is shown. `round_trip` has `in_flight` messages of 128 bytes go
+//! there and back at once; `one_way` sends them as fast as they are taken; `bulk` sends one large body.
+//!
+//! - `messages`: quinn alone as one would use it for messages: a task takes them from a channel and writes all that wait with
+//!   their lengths, on one stream that lasts; the other end hands out each by itself.
+//! - `bytes`: quinn alone with bytes: one write of all that is in flight, and reads of whatever has come. Nothing knows of messages.
+//! - `tcp`: the same over TCP, without a cipher.
 //!
 //! `cargo bench -p quorate-transport-quic -- round_trip` runs what has the words in its name.
 
@@ -14,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::{Buf as _, BytesMut};
 use quinn::{ClientConfig, Endpoint, ServerConfig};
 use quorate_replicator::{
     BulkId, BulkOffer, BulkSink, BulkSource, Bytes, Channel, ClusterId, Inbound, NodeId, PeerState,
@@ -88,10 +93,15 @@ impl Figures {
 }
 
 async fn compare(id: &str, shape: Shape) {
-    let mut rounds: [Vec<Figures>; 3] = Default::default();
+    let mut rounds: [Vec<Figures>; 4] = Default::default();
     // The first round warms up and does not count.
     for round in 0..=ROUNDS {
-        let figures = [ours(shape).await, quinn_alone(shape).await, tcp_alone(shape).await];
+        let figures = [
+            ours(shape).await,
+            quinn_messages(shape).await,
+            quinn_bytes(shape).await,
+            tcp_bytes(shape).await,
+        ];
         if round > 0 {
             rounds.iter_mut().zip(figures).for_each(|(rounds, figures)| rounds.push(figures));
         }
@@ -101,9 +111,11 @@ async fn compare(id: &str, shape: Shape) {
         figures[figures.len() / 2]
     });
     println!("{id}");
-    for (name, figures) in ["quorate", "quinn", "tcp"].into_iter().zip(medians) {
-        let ratio = figures.rate() / medians[1].rate();
-        println!("    {name:8} {:>24}  {ratio:.2} of quinn", Shown(shape, figures));
+    let [ours, ..] = medians;
+    for (name, figures) in ["quorate", "messages", "bytes", "tcp"].into_iter().zip(medians) {
+        let (rate, cpu) = (ours.rate() / figures.rate(), figures.cpu_micros() / ours.cpu_micros());
+        let shown = Shown(shape, figures);
+        println!("    {name:8} {shown:>24}  quorate has {rate:.2} of the rate, {cpu:.2} by CPU");
     }
 }
 
@@ -113,7 +125,10 @@ impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(shape, figures) = self;
         let text = match shape {
-            Shape::Bulk => format!("{:.0} MB/s", figures.rate() / 1e6),
+            Shape::Bulk => {
+                let cpu = figures.cpu_micros() * f64::from(64 << 10);
+                format!("{:.0} MB/s, {cpu:.0} us CPU for 64 KiB", figures.rate() / 1e6)
+            }
             Shape::RoundTrip { .. } | Shape::OneWay { .. } => {
                 format!("{:.0}/s, {:.2} us CPU each", figures.rate(), figures.cpu_micros())
             }
@@ -292,12 +307,12 @@ async fn ours(shape: Shape) -> Figures {
     figures
 }
 
-async fn quinn_alone(shape: Shape) -> Figures {
+/// Two ends of a connection, and what must not be dropped before it.
+async fn quinn_pair() -> (quinn::Connection, quinn::Connection, [Endpoint; 2]) {
     let key = rcgen_key();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let mut server =
+    let server =
         ServerConfig::with_single_cert(vec![key.0.clone()], key.1).expect("a configuration");
-    server.transport_config(Arc::new(quinn::TransportConfig::default()));
     let server = Endpoint::server(server, address).expect("an endpoint");
     let mut roots = rustls::RootCertStore::empty();
     roots.add(key.0).expect("a root");
@@ -309,6 +324,105 @@ async fn quinn_alone(shape: Shape) -> Figures {
         async { server.accept().await.expect("a dial").await.expect("a connection") },
         async { connecting.await.expect("a connection") }
     );
+    (here, there, [server, dialler])
+}
+
+/// Writes messages with their lengths, all that wait at once.
+async fn write_messages(mut messages: mpsc::Receiver<Bytes>, mut stream: quinn::SendStream) {
+    let (mut waiting, mut buffer) = (Vec::new(), Vec::new());
+    while messages.recv_many(&mut waiting, 1024).await > 0 {
+        buffer.clear();
+        for message in waiting.drain(..) {
+            buffer.extend_from_slice(&(message.len() as u32).to_le_bytes());
+            buffer.extend_from_slice(&message);
+        }
+        if stream.write_all(&buffer).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Hands out each message by itself.
+async fn read_messages(mut stream: quinn::RecvStream, inbound: Arc<dyn Inbound>) {
+    let mut buffer = BytesMut::new();
+    loop {
+        while let Some(length) = buffer.first_chunk().map(|head| u32::from_le_bytes(*head) as usize)
+            && buffer.len() >= 4 + length
+        {
+            buffer.advance(4);
+            let message = buffer.split_to(length).freeze();
+            inbound.message(NodeId::new(1), Channel::Entries, message).await;
+        }
+        match stream.read_chunk(usize::MAX, true).await {
+            Ok(Some(chunk)) => buffer.extend_from_slice(&chunk.bytes),
+            _ => return,
+        }
+    }
+}
+
+/// Sends messages back.
+#[derive(Debug)]
+struct Echo(mpsc::Sender<Bytes>);
+
+#[async_trait]
+impl Inbound for Echo {
+    async fn message(&self, _: NodeId, _: Channel, message: Bytes) {
+        self.0.try_send(message).expect("the channel holds what is in flight");
+    }
+
+    fn peer(&self, _: NodeId, _: PeerState) {}
+
+    fn bulk(&self, _: NodeId, _: BulkOffer) -> Result<Box<dyn BulkSink>, String> {
+        Err("nothing is wanted here".into())
+    }
+}
+
+async fn quinn_messages(shape: Shape) -> Figures {
+    if matches!(shape, Shape::Bulk) {
+        return quinn_bytes(shape).await;
+    }
+    let (here, there, endpoints) = quinn_pair().await;
+    let (mut send, recv) = here.open_bi().await.expect("a stream");
+    send.write_all(&[0; 4]).await.expect("written");
+    let (back, forth) = there.accept_bi().await.expect("a stream");
+    let arrivals = Arc::new(Arrivals::default());
+    let counter = || Arc::new(Counter { arrivals: Arc::clone(&arrivals), echo: None });
+    let (messages, waiting) = mpsc::channel(4096);
+    let (echoes, echoed) = mpsc::channel(4096);
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(write_messages(waiting, send));
+    tasks.spawn(write_messages(echoed, back));
+    let echo = matches!(shape, Shape::RoundTrip { .. });
+    tasks.spawn(read_messages(forth, if echo { Arc::new(Echo(echoes)) } else { counter() }));
+    tasks.spawn(read_messages(recv, counter()));
+    // The empty message that opened the stream.
+    arrivals.reach(1).await;
+    let mut sent = 1;
+    let (bytes, window, kept) = match shape {
+        Shape::RoundTrip { in_flight, .. } => (BYTES, in_flight, 0),
+        Shape::OneWay { bytes } => {
+            let half = ((256 << 10) / bytes as u64).clamp(8, 2048) / 2;
+            (bytes, half, half)
+        }
+        Shape::Bulk => unreachable!("bulk has no messages"),
+    };
+    let message = Bytes::from(vec![7; bytes]);
+    let figures = measure(async || {
+        for _ in 0..window {
+            messages.try_send(message.clone()).expect("the channel holds what is in flight");
+        }
+        sent += window;
+        arrivals.reach(sent.saturating_sub(kept)).await;
+        window
+    })
+    .await;
+    tasks.shutdown().await;
+    endpoints.iter().for_each(|endpoint| endpoint.close(0_u32.into(), b""));
+    figures
+}
+
+async fn quinn_bytes(shape: Shape) -> Figures {
+    let (here, there, endpoints) = quinn_pair().await;
     let (mut send, mut recv) = here.open_bi().await.expect("a stream");
     send.write_all(b"!").await.expect("written");
     let (mut back, mut forth) = there.accept_bi().await.expect("a stream");
@@ -373,8 +487,7 @@ async fn quinn_alone(shape: Shape) -> Figures {
     };
     other.abort();
     drop((here, there));
-    server.close(0_u32.into(), b"");
-    dialler.close(0_u32.into(), b"");
+    endpoints.iter().for_each(|endpoint| endpoint.close(0_u32.into(), b""));
     figures
 }
 
@@ -386,7 +499,7 @@ fn rcgen_key()
     (issued.cert.der().clone(), key.try_into().expect("a key"))
 }
 
-async fn tcp_alone(shape: Shape) -> Figures {
+async fn tcp_bytes(shape: Shape) -> Figures {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a listener");
     let at = listener.local_addr().expect("an address");
     let (here, there) = tokio::join!(TcpStream::connect(at), listener.accept());

@@ -22,7 +22,7 @@ pub(crate) const BULK_HEAD_BYTES_MAX: usize = 64 << 10;
 
 /// Most bytes of the body of a frame that several messages share. A message that is kept keeps the others of its frame, so it
 /// is small.
-pub(crate) const BATCH_BYTES_MAX: usize = 8 << 10;
+pub(crate) const BATCH_BYTES_MAX: usize = 4 << 10;
 
 /// Most bytes of words that one end gives to the other.
 pub(crate) const WORDS_BYTES_MAX: usize = 1 << 10;

@@ -15,7 +15,7 @@ use crate::wire::LENGTH_BYTES;
 const WRITE_BYTES: usize = 128 << 10;
 
 /// Messages up to this size share frames; larger ones have frames of their own, and are not copied.
-const SHARING_BYTES_MAX: usize = 4 << 10;
+const SHARING_BYTES_MAX: usize = 2 << 10;
 
 /// The memory that frames are put together in, at once.
 const BLOCK_BYTES: usize = 32 << 10;
