@@ -49,6 +49,9 @@ use crate::wire::{Forward, Packet, Refusal, Refused};
 /// Most frames that are applied in one turn before messages are looked at again.
 const APPLY_FRAMES_PER_TURN: usize = 8192;
 
+/// The ticket of the core's own wishes, whose answers nobody waits for.
+const OWN_TICKET: u64 = 0;
+
 /// How often the engine is asked for all that it knows, while it is busy.
 const STATUS_EVERY: Duration = Duration::from_millis(50);
 
@@ -594,8 +597,8 @@ impl<C: Callers> HostCore<C> {
             Refusal::Overloaded(resource, limit) => {
                 Some(ProposeError::Overloaded { resource, limit })
             }
-            Refusal::StorageFull => Some(ProposeError::StorageFull),
-            Refusal::NotLeader(_) | Refusal::Gap => None,
+            // A leader whose disk is full gives the lead away.
+            Refusal::StorageFull | Refusal::NotLeader(_) | Refusal::Gap => None,
         };
         if let Some(error) = error
             && let Some(number) = self.forwarding.fresh(refused.number)
@@ -702,6 +705,14 @@ impl<C: Callers> HostCore<C> {
         if self.storage_full != full {
             self.storage_full = full;
             effects.events.push(Event::Storage { full });
+            self.lead_only_with_room();
+        }
+    }
+
+    /// A leader that can take nothing would hold up everyone: another one may lead.
+    fn lead_only_with_room(&mut self) {
+        if self.storage_full && self.leads() && self.engine_status.members.len() > 1 {
+            self.inputs.push_back(Input::Admin { ticket: OWN_TICKET, admin: Admin::StepDown });
         }
     }
 
@@ -1209,6 +1220,7 @@ impl<C: Callers> HostCore<C> {
         }
         if changed {
             self.proposer = leader;
+            self.lead_only_with_room();
             effects.events.push(Event::Leader { group, leader });
         }
         if !self.ready && leader.is_some() && self.has_caught_up() {

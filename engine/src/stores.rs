@@ -123,15 +123,12 @@ impl GroupStores {
     ///
     /// The file cannot be read.
     pub fn checkpoint(&self) -> Result<Option<RecoveredCheckpoint>, OpenError> {
-        let pin = self
-            .checkpoints
-            .pin()
-            .map_err(|error| match error {
-                CheckpointError::Io { .. } | CheckpointError::Faulted { .. } => {
-                    of_directory_text("checkpoints", &error)
-                }
-                error => OpenError::Corrupt { problem: error.to_string() },
-            })?;
+        let pin = self.checkpoints.pin().map_err(|error| match error {
+            CheckpointError::Io { .. } | CheckpointError::Faulted { .. } => {
+                of_directory_text("checkpoints", &error)
+            }
+            error => OpenError::Corrupt { problem: error.to_string() },
+        })?;
         Ok(pin.map(RecoveredCheckpoint::new))
     }
 }

@@ -118,7 +118,8 @@ async fn members_change_while_others_decide() {
     // Asked again, it is so already.
     follower.change_members(add(4), LONG).await.unwrap();
 
-    let to = cluster.nodes().iter().map(|node| node.status().node).find(|id| *id != leader).unwrap();
+    let to =
+        cluster.nodes().iter().map(|node| node.status().node).find(|id| *id != leader).unwrap();
     follower.transfer(quorate_replicator::GroupId::new(0), to, LONG).await.unwrap();
     until("the new leader", &follower, |it| it.status().groups[0].leader == Some(to)).await;
 
@@ -173,7 +174,8 @@ async fn what_would_lose_the_quorum_is_refused_with_the_reason() {
     let change = MemberChange::Promote { node: node(9) };
     let error = asked.change_members(change, LONG).await.unwrap_err();
     assert!(matches!(error, AdminError::Refused { .. }), "{error:?}");
-    let error = asked.transfer(quorate_replicator::GroupId::new(0), node(9), LONG).await.unwrap_err();
+    let error =
+        asked.transfer(quorate_replicator::GroupId::new(0), node(9), LONG).await.unwrap_err();
     assert!(matches!(error, AdminError::Refused { .. }), "{error:?}");
     // With one of three gone, a second one must stay: the two that are left decide.
     let others: Vec<_> = (1..=3).map(node).filter(|it| *it != leader).collect();
@@ -182,7 +184,8 @@ async fn what_would_lose_the_quorum_is_refused_with_the_reason() {
     until("it is missed", &asked, |asked| {
         let group = asked.status().groups.remove(0);
         group.peers.iter().any(|peer| {
-            peer.node == others[0] && peer.last_contact.is_none_or(|ago| ago > Duration::from_secs(1))
+            peer.node == others[0]
+                && peer.last_contact.is_none_or(|ago| ago > Duration::from_secs(1))
         })
     })
     .await;
@@ -205,7 +208,9 @@ async fn a_node_that_lost_its_disk_is_refused_and_joins_anew() {
     std::fs::remove_dir_all(cluster.path(lost)).unwrap();
     let wiped = cluster.start(lost).await.unwrap();
     until("it says what to do", &wiped, |it| match it.status().health {
-        Health::Waiting { reason } => reason.contains("remove n") && reason.contains("add it again"),
+        Health::Waiting { reason } => {
+            reason.contains("remove n") && reason.contains("add it again")
+        }
         _ => false,
     })
     .await;
