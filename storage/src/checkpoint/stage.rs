@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use redb::Database;
 
 use super::backend::FileBackend;
@@ -21,7 +22,12 @@ pub struct Stage {
     /// Of this file, and not of the checkpoint in force.
     sticky: Sticky,
     summary: Summary,
+    /// Bytes of pairs since what was put was made durable.
+    since_commit: u64,
 }
+
+/// How many bytes of pairs are put before they are made durable: redb keeps a list in memory of what is not.
+const COMMIT_EVERY_BYTES: u64 = 64 << 20;
 
 impl std::fmt::Debug for Stage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -44,7 +50,7 @@ impl Stage {
             transaction.commit()?;
             Ok(database)
         })?;
-        Ok(Self { database, file, sticky, summary: Summary::default() })
+        Ok(Self { database, file, sticky, summary: Summary::default(), since_commit: 0 })
     }
 
     /// Adds pairs, as [`Pin::read_machine`](super::Pin::read_machine) and [`Pin::read_host`](super::Pin::read_host) give them.
@@ -56,9 +62,22 @@ impl Stage {
     pub fn put(&mut self, machine: Changes, host: Changes) -> Result<(), CheckpointError> {
         self.sticky.check()?;
         let (database, summary) = (&self.database, &mut self.summary);
+        let bytes_of = |changes: &Changes| -> u64 {
+            let bytes = |(key, value): &(Bytes, Option<Bytes>)| {
+                key.len() + value.as_ref().map_or(0, Bytes::len)
+            };
+            changes.iter().map(bytes).sum::<usize>() as u64
+        };
+        self.since_commit += bytes_of(&machine) + bytes_of(&host);
+        let is_due = self.since_commit >= COMMIT_EVERY_BYTES;
+        if is_due {
+            self.since_commit = 0;
+        }
         self.sticky.run("stage a snapshot", || {
             let mut transaction = database.begin_write()?;
-            transaction.set_durability(redb::Durability::None)?;
+            if !is_due {
+                transaction.set_durability(redb::Durability::None)?;
+            }
             put_pairs(&transaction, MACHINE, machine, &mut summary.machine)?;
             put_pairs(&transaction, HOST, host, &mut summary.host)?;
             transaction.commit()?;
@@ -79,7 +98,7 @@ impl Stage {
     /// [`CheckpointError::Mismatch`] if it differs; [`CheckpointError::Faulted`] if the disk failed, now or before.
     pub fn finish(self, meta: CheckpointMeta, sent: Summary) -> Result<Staged, CheckpointError> {
         self.sticky.check()?;
-        let Self { database, mut file, sticky, summary } = self;
+        let Self { database, mut file, sticky, summary, .. } = self;
         if summary != sent {
             let what = format!(
                 "{} and {} pairs came of {} and {}, or they differ",
