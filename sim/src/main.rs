@@ -1,6 +1,8 @@
 //! `quorate-sim`: lives through seeds, and replays one of them.
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
@@ -29,6 +31,12 @@ struct Arguments {
     /// Go on after a violation, and tell all of them.
     #[arg(long)]
     keep_going: bool,
+    /// Live through each seed twice, and compare.
+    #[arg(long)]
+    twice: bool,
+    /// How many seeds at once, each on a thread of its own.
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -40,27 +48,43 @@ enum DriverName {
 }
 
 /// What all seeds together saw.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum Total {
     Local(Report),
     Raft(ClusterReport),
 }
 
 impl Total {
-    fn live(&mut self, seed: u64, trace: bool) -> Result<(), Violation> {
+    /// Nothing yet.
+    fn new(driver: DriverName) -> Self {
+        match driver {
+            DriverName::Local => Self::Local(Report::default()),
+            DriverName::Raft => Self::Raft(ClusterReport::default()),
+        }
+    }
+
+    /// What one seed saw.
+    fn of(driver: DriverName, seed: u64, trace: bool) -> Result<Self, Violation> {
         let mut tell = |line: &str| {
             if trace {
                 println!("{line}");
             }
         };
-        match self {
-            Self::Local(total) => total.add(&run(seed, &mut tell)?),
-            Self::Raft(total) => {
+        Ok(match driver {
+            DriverName::Local => Self::Local(run(seed, &mut tell)?),
+            DriverName::Raft => {
                 let tell: Option<&mut dyn FnMut(&str)> = if trace { Some(&mut tell) } else { None };
-                total.add(&run_cluster(&RaftSubject, seed, tell)?);
+                Self::Raft(run_cluster(&RaftSubject, seed, tell)?)
             }
+        })
+    }
+
+    fn add(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::Local(total), Self::Local(other)) => total.add(other),
+            (Self::Raft(total), Self::Raft(other)) => total.add(other),
+            _ => unreachable!("all seeds are of one driver"),
         }
-        Ok(())
     }
 
     /// Frames, faults, and everything in words.
@@ -112,39 +136,75 @@ impl Total {
     }
 }
 
+/// Lives through one seed, or twice.
+fn live(arguments: &Arguments, seed: u64) -> Result<Total, Violation> {
+    let total = Total::of(arguments.driver, seed, arguments.trace)?;
+    if arguments.twice && Total::of(arguments.driver, seed, false)? != total {
+        return Err(Violation { what: "it lives another life the second time".into() });
+    }
+    Ok(total)
+}
+
+/// What all threads share.
+#[derive(Debug)]
+struct Progress {
+    total: Total,
+    violations: u64,
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let (from, seeds) = arguments.seed.map_or((arguments.from, arguments.seeds), |seed| (seed, 1));
-    let (mut total, name) = match arguments.driver {
-        DriverName::Local => (Total::Local(Report::default()), "local"),
-        DriverName::Raft => (Total::Raft(ClusterReport::default()), "raft"),
+    let name = match arguments.driver {
+        DriverName::Local => "local",
+        DriverName::Raft => "raft",
     };
     let bar = ProgressBar::new(seeds);
     let began = Instant::now();
-    let mut violations = 0;
-    for seed in from..from + seeds {
-        if let Err(violation) = total.live(seed, arguments.trace) {
-            violations += 1;
-            bar.suspend(|| {
-                println!("seed {seed}: VIOLATION: {violation}");
-                println!(
-                    "replay it: cargo run --release -p quorate-sim -- --driver {name} --seed {seed} --trace"
-                );
-            });
-            if !arguments.keep_going {
-                bar.abandon();
-                return ExitCode::FAILURE;
+    let next = AtomicU64::new(from);
+    let progress = Mutex::new(Progress { total: Total::new(arguments.driver), violations: 0 });
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= from + seeds {
+                return;
             }
+            let lived = live(&arguments, seed);
+            let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+            match lived {
+                Ok(total) => progress.total.add(&total),
+                Err(violation) => {
+                    progress.violations += 1;
+                    bar.suspend(|| {
+                        println!("seed {seed}: VIOLATION: {violation}");
+                        println!(
+                            "replay it: cargo run --release -p quorate-sim -- --driver {name} --seed {seed} --trace"
+                        );
+                    });
+                    if !arguments.keep_going {
+                        next.store(from + seeds, Ordering::Relaxed);
+                    }
+                }
+            }
+            bar.inc(1);
         }
-        bar.inc(1);
-    }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..arguments.jobs.max(1) {
+            scope.spawn(work);
+        }
+        work();
+    });
     bar.finish_and_clear();
     let seconds = began.elapsed().as_secs_f64();
+    let Progress { total, violations } =
+        progress.into_inner().unwrap_or_else(PoisonError::into_inner);
     let (frames, faults, words) = total.words();
-    println!("{seeds} seeds, {violations} with a violation: {words}");
+    let lived = bar.position();
+    println!("{lived} seeds, {violations} with a violation: {words}");
     println!(
         "{seconds:.1} s: {:.0} seeds/s, {:.0} frames/s, {:.0} faults/s",
-        seeds as f64 / seconds,
+        lived as f64 / seconds,
         frames as f64 / seconds,
         faults as f64 / seconds,
     );

@@ -1,6 +1,6 @@
 //! Seeds and sweeps within a test run's budget; `QUORATE_TEST_BUDGET=long` multiplies it by ten.
 
-use quorate_sim::{run, sweep};
+use quorate_sim::{ClusterReport, RaftSubject, run, run_cluster, sweep};
 
 fn budget(short: u64) -> u64 {
     match std::env::var("QUORATE_TEST_BUDGET").as_deref() {
@@ -15,6 +15,50 @@ fn live_through(seed: u64) -> quorate_sim::Report {
             "seed {seed}: {violation}\nreplay it: cargo run --release -p quorate-sim -- --seed {seed} --trace"
         )
     })
+}
+
+fn cluster_lives_through(seed: u64) -> ClusterReport {
+    run_cluster(&RaftSubject, seed, None).unwrap_or_else(|violation| {
+        panic!(
+            "seed {seed}: {violation}\nreplay it: cargo run --release -p quorate-sim -- --driver raft --seed {seed} --trace"
+        )
+    })
+}
+
+#[test]
+fn no_seed_shows_a_violation_in_a_cluster() {
+    let mut total = ClusterReport::default();
+    for seed in 0..budget(40) {
+        total.add(&cluster_lives_through(seed));
+    }
+    assert!(total.frames > 5000, "only {} frames were accepted", total.frames);
+    assert!(total.faults > 400, "only {} faults came", total.faults);
+    assert!(total.installs > 0, "no snapshot was installed");
+    assert!(total.changes > 0, "no member was changed");
+}
+
+#[test]
+fn a_cluster_always_lives_the_same_life() {
+    for seed in 0..budget(10) {
+        assert_eq!(cluster_lives_through(seed), cluster_lives_through(seed), "seed {seed}");
+    }
+}
+
+/// Seeds of clusters that once showed a violation, and what it was.
+#[test]
+fn seeds_of_clusters_that_found_something_stay_clean() {
+    for (seed, found) in [
+        (
+            17,
+            "after a snapshot a subscriber was told for ever to go on where the log no longer begins",
+        ),
+        (98, "a disk that failed at a start was called damaged"),
+        (397, "a follower that lagged by more than 1,024 small entries never caught up"),
+        (1114, "a node that was given the lead while it installed a snapshot panicked"),
+    ] {
+        println!("seed {seed}: {found}");
+        cluster_lives_through(seed);
+    }
 }
 
 #[test]

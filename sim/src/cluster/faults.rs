@@ -50,6 +50,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
             Kind::ArmedPowerCut => {
                 let disk = &self.machines[place].disk;
                 disk.cut_at(disk.ops() + self.rng.u64(..ARMED_OPS));
+                self.machines[place].armed = true;
             }
             Kind::DiskFault => {
                 let fault = [Fault::Eio, Fault::Short][self.rng.usize(..2)];

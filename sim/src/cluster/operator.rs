@@ -160,10 +160,8 @@ impl<D: EngineDriver> Cluster<'_, D> {
         }
         self.die(place, None);
         self.machines[place].replace_disk(&mut self.rng);
-        if self.machines[place].founders == [self.machines[place].id] {
-            // Who founds alone asks nobody: it would begin a group of its own. It is told to join instead.
-            self.machines[place].founders = self.view().0;
-        }
+        // If all founders came back with nothing they would begin a group of their own. Who comes back is told to join.
+        self.machines[place].founders = self.view().0;
         self.tell(|it| format!("{} gets an empty disk", it.machines[place].id));
         self.start(place)
     }
