@@ -1,0 +1,219 @@
+//! What goes between the cores of two nodes: messages of engines, forwarded frames, operators' wishes.
+
+use quorate_replicator::{
+    AdminError, LogTime, Member, MemberChange, MemberRole, NodeId, ProposeError,
+};
+
+use crate::admin::Ask;
+use crate::batch::{BatchHead, DecodedBatch, Witness};
+use crate::callers::Callers;
+use crate::effects::{Effects, Sent};
+use crate::engine::{Admin, Demand, Input, Now};
+use crate::forwarding;
+use crate::pool::HashedFrame;
+use crate::wire::{Forward, Packet, Refusal, Refused};
+
+use super::{HostCore, OWN_TICKET};
+
+impl<C: Callers> HostCore<C> {
+    /// A packet of another node, which proved to be `from`.
+    pub fn packet(&mut self, now: Now, from: NodeId, packet: Packet, effects: &mut Effects<C>) {
+        if self.stopped.is_some() {
+            return;
+        }
+        match packet {
+            // Of the process, not of a group: the shell takes note of it.
+            Packet::Alive => {}
+            Packet::Engine(message) => self.inputs.push_back(Input::Message { from, message }),
+            Packet::Forward(forward) => {
+                let (stream, number) = (forward.stream, forward.number);
+                if let Err(why) = self.take_forwarded(now, from, forward) {
+                    self.forwarded.refused(from);
+                    let packet = Packet::Refused(Refused { stream, number, why });
+                    effects.sends.push(Sent { to: vec![from], urgent: false, packet });
+                }
+            }
+            Packet::Refused(refused) => self.refused(now, from, refused, effects),
+            Packet::Admin { ticket, within, admin } => {
+                let answer = if self.leads() {
+                    match self.wishes.add_foreign(from, ticket, now + within) {
+                        Ok(None) => return,
+                        Ok(Some(ticket)) => {
+                            self.announce(&admin, effects);
+                            return self.inputs.push_back(Input::Admin { ticket, admin });
+                        }
+                        Err(error) => Err(error),
+                    }
+                } else {
+                    Err(AdminError::NotLeader { leader: self.proposer })
+                };
+                self.send(from, Packet::AdminAnswer { ticket, answer }, effects);
+            }
+            Packet::AdminAnswer { ticket, answer } => {
+                self.wishes.answered(now, ticket, Some(from), answer, &mut effects.answers);
+            }
+        }
+    }
+
+    /// Lets the transport reach a node that is about to be added: the engine speaks with it before it is a member.
+    pub(super) fn announce(&self, admin: &Admin, effects: &mut Effects<C>) {
+        if let Admin::Change(
+            MemberChange::Add { node, address, .. }
+            | MemberChange::Replace { new: node, address, .. },
+        ) = admin
+        {
+            let (node, role, address) = (*node, MemberRole::Learner, address.clone());
+            let mut members = self.members.clone();
+            members.retain(|member| member.node != node);
+            members.push(Member { node, role, address });
+            effects.members = Some(members);
+        }
+    }
+
+    pub(super) fn send(&self, to: NodeId, packet: Packet, effects: &mut Effects<C>) {
+        effects.sends.push(Sent { to: vec![to], urgent: false, packet });
+    }
+
+    /// Whether this node is the one who proposes, as far as it knows.
+    pub(super) fn leads(&self) -> bool {
+        self.proposer == Some(self.config.node)
+    }
+
+    /// Takes frames that another node forwarded into the pool, with nobody to answer: that node learns what becomes of
+    /// them by applying them.
+    pub(super) fn take_forwarded(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        forward: Forward,
+    ) -> Result<(), Refusal> {
+        let takes = match self.engine.demand() {
+            Demand::Here { .. } => true,
+            Demand::At(nodes) => nodes.contains(&self.config.node),
+            Demand::Nowhere => self.leads(),
+        };
+        if !takes {
+            return Err(Refusal::NotLeader(self.proposer));
+        }
+        if !self.forwarded.is_next(from, forward.stream, forward.number) {
+            return Err(Refusal::Gap);
+        }
+        // What is not a batch is of a node that is not right; it is not taken, and nothing after it.
+        let batch = DecodedBatch::decode(&forward.batch).map_err(|_| Refusal::Gap)?;
+        let frames: Vec<_> = batch.frames.into_iter().map(HashedFrame::from).collect();
+        match self.admits(&frames) {
+            Ok(()) => {}
+            Err(ProposeError::Overloaded { resource, limit }) => {
+                return Err(Refusal::Overloaded(resource, limit));
+            }
+            Err(ProposeError::StorageFull) => return Err(Refusal::StorageFull),
+            Err(_) => return Err(Refusal::Gap),
+        }
+        self.forwarded.taken(from, forward.stream, forward.number);
+        if !frames.is_empty() {
+            let call = self.pool.calls.elsewhere(frames.len(), now + forward.within);
+            for frame in frames {
+                self.pool.add(frame, call, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Another node does not take what was forwarded to it.
+    pub(super) fn refused(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        refused: Refused,
+        effects: &mut Effects<C>,
+    ) {
+        if !self.forwarding.is_open(refused.stream) || !self.forwarding.to().contains(&from) {
+            return;
+        }
+        let error = match refused.why {
+            Refusal::Overloaded(resource, limit) => {
+                Some(ProposeError::Overloaded { resource, limit })
+            }
+            // A leader whose disk is full gives the lead away.
+            Refusal::StorageFull | Refusal::NotLeader(_) | Refusal::Gap => None,
+        };
+        if let Some(error) = error
+            && let Some(number) = self.forwarding.fresh(refused.number)
+        {
+            self.pool.refuse(number, &error, &mut effects.answers);
+        }
+        self.pool.take_back();
+        self.forwarding.restart(Vec::new(), now);
+        self.forwarding.pause(now);
+    }
+
+    /// A leader that can take nothing would hold up everyone: another one may lead.
+    pub(super) fn lead_only_with_room(&mut self) {
+        if self.storage_full && self.leads() && self.engine_status.members.len() > 1 {
+            self.inputs.push_back(Input::Admin { ticket: OWN_TICKET, admin: Admin::StepDown });
+        }
+    }
+
+    pub(super) fn ask_wishes(&mut self, now: Now, effects: &mut Effects<C>) {
+        let (node, leader) = (self.config.node, self.proposer);
+        for ask in self.wishes.ask(now, node, leader) {
+            match ask {
+                Ask::Here(ticket, admin) => {
+                    self.announce(&admin, effects);
+                    self.step(now, Input::Admin { ticket, admin });
+                }
+                Ask::There(to, ticket, within, admin) => {
+                    self.send(to, Packet::Admin { ticket, within, admin }, effects);
+                }
+            }
+        }
+    }
+
+    /// Sends waiting frames to whoever proposes, if that is another node.
+    pub(super) fn forward(&mut self, now: Now, effects: &mut Effects<C>) {
+        if self.stopped.is_some() || !(self.pool.has_idle() || self.pool.oldest_forward().is_some())
+        {
+            return;
+        }
+        let to = match self.engine.demand() {
+            Demand::At(to) if !to.is_empty() => to,
+            // What it had forwarded before is its own to place.
+            Demand::Here { .. } => return self.pool.take_back(),
+            Demand::At(_) | Demand::Nowhere => return,
+        };
+        if !self.config.forward {
+            let leader = to.first().copied();
+            self.pool.refuse_idle(&ProposeError::NotLeader { leader }, &mut effects.answers);
+            return;
+        }
+        let stuck = self.forwarding.is_stuck(self.pool.oldest_forward(), now);
+        let begun = self.forwarding.to();
+        if stuck || begun.first() != to.first() {
+            self.pool.take_back();
+            // The first is asked first; the others when it does not answer.
+            let to = if stuck { to } else { to[..1].to_vec() };
+            self.forwarding.restart(to, now);
+        }
+        while self.pool.has_idle()
+            && self.forwarding.may_send(now)
+            && self.pool.forwarded_bytes() < forwarding::WINDOW_BYTES
+        {
+            let frames = self.pool.take_batch();
+            let Some(deadline) = self.pool.deadline(&frames) else { continue };
+            let head = BatchHead {
+                log_time: LogTime::ZERO,
+                witness: Witness { index: 0, history: [0; 32] },
+            };
+            let batch =
+                self.encoder.encode(&head, frames.iter().map(|pending| &pending.hashed.frame));
+            let fresh = self.pool.is_fresh_and_single(&frames);
+            let number = self.pool.forward(frames);
+            let (stream, place) = self.forwarding.next(number, fresh);
+            let within = deadline.saturating_sub(now);
+            let packet = Packet::Forward(Forward { stream, number: place, within, batch });
+            let to = self.forwarding.to().to_vec();
+            effects.sends.push(Sent { to, urgent: false, packet });
+        }
+        self.forwarding.is_stuck(self.pool.oldest_forward(), now);
+    }
+}

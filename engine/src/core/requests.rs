@@ -1,0 +1,234 @@
+//! What clients ask of a group, and what it refuses at once.
+
+use quorate_replicator::{
+    Consistency, Cursor, FrameId, Position, ProposeError, ReadError, Resource, Scope,
+    SubscribeError,
+};
+use quorate_storage::Index;
+
+use crate::callers::{Answer, Callers};
+use crate::effects::Effects;
+use crate::engine::{Admin, Now};
+use crate::pool::{HashedFrame, cost};
+use crate::reads::{Waiting, Wants};
+use crate::subscriptions::SubscriptionId;
+
+use super::{HostCore, Stopped};
+
+impl<C: Callers> HostCore<C> {
+    /// Proposes one frame, to be answered by `deadline`.
+    pub fn propose(
+        &mut self,
+        frame: HashedFrame,
+        deadline: Now,
+        who: C::Propose,
+        effects: &mut Effects<C>,
+    ) {
+        if let Err(error) = self.admits(std::slice::from_ref(&frame)) {
+            effects.answers.push(Answer::Propose(who, Err(error)));
+            return;
+        }
+        let call = self.pool.calls.one(who, deadline);
+        self.pool.add(frame, call, 0);
+    }
+
+    /// Proposes several frames in their order; admits all or none, and answers by `deadline`.
+    pub fn propose_many(
+        &mut self,
+        frames: Vec<HashedFrame>,
+        deadline: Now,
+        who: C::ProposeMany,
+        effects: &mut Effects<C>,
+    ) {
+        if let Err(error) = self.admits(&frames) {
+            effects.answers.push(Answer::ProposeMany(who, Err(error)));
+            return;
+        }
+        if frames.is_empty() {
+            effects.answers.push(Answer::ProposeMany(who, Ok(Vec::new())));
+            return;
+        }
+        let call = self.pool.calls.many(who, frames.len(), deadline);
+        for (slot, frame) in (0..).zip(frames) {
+            self.pool.add(frame, call, slot);
+        }
+    }
+
+    /// Asks the group for an operator's wish.
+    pub fn admin(&mut self, admin: Admin, deadline: Now, who: C::Admin, effects: &mut Effects<C>) {
+        let added = match &self.stopped {
+            Some(stopped) => Err((who, stopped.as_admin_error())),
+            None => self.wishes.add(admin, deadline, who),
+        };
+        if let Err((who, error)) = added {
+            effects.answers.push(Answer::Admin(who, Err(error)));
+        }
+    }
+
+    /// Whether these frames would be taken now, as a whole.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn admits(&self, frames: &[HashedFrame]) -> Result<(), ProposeError> {
+        match &self.stopped {
+            Some(Stopped::Closed) => return Err(ProposeError::Closed { submitted: false }),
+            Some(Stopped::Faulted(cause)) => {
+                return Err(ProposeError::Faulted { cause: cause.clone(), submitted: false });
+            }
+            None => {}
+        }
+        if self.storage_full {
+            return Err(ProposeError::StorageFull);
+        }
+        let many = quorate_replicator::limits::PROPOSE_MANY_MAX;
+        if frames.len() > many {
+            return Err(ProposeError::TooLarge {
+                what: "list of frames",
+                size: frames.len(),
+                limit: many,
+            });
+        }
+        let mut bytes = self.pool.bytes();
+        for HashedFrame { frame, .. } in frames {
+            let (size, limit) = (frame.payload.len(), self.config.frame_bytes_max);
+            if size > limit {
+                return Err(ProposeError::TooLarge { what: "payload in bytes", size, limit });
+            }
+            if frame.settled > frame.id.serial {
+                return Err(ProposeError::Invalid {
+                    reason: format!(
+                        "it settles serials below {}, which its own serial {} would be; settle only what was answered",
+                        frame.settled, frame.id.serial
+                    ),
+                });
+            }
+            bytes += cost(frame);
+        }
+        if self.pool.frames() + frames.len() > self.config.frames_in_flight_max {
+            let limit = self.config.frames_in_flight_max as u64;
+            return Err(ProposeError::Overloaded { resource: Resource::Frames, limit });
+        }
+        if bytes > self.config.bytes_in_flight_max {
+            let limit = self.config.bytes_in_flight_max as u64;
+            return Err(ProposeError::Overloaded { resource: Resource::Bytes, limit });
+        }
+        Ok(())
+    }
+
+    /// Asks for a read barrier.
+    pub fn read(
+        &mut self,
+        now: Now,
+        level: Consistency,
+        deadline: Now,
+        who: C::Read,
+        effects: &mut Effects<C>,
+    ) {
+        if let Err(error) = self.admit_read() {
+            effects.answers.push(Answer::Read(who, Err(error)));
+            return;
+        }
+        let bound = match level {
+            Consistency::Linearizable => None,
+            Consistency::Bounded(bound) if self.reads.is_fresh(now, bound) => {
+                effects.answers.push(Answer::Read(who, Ok(self.state.position())));
+                return;
+            }
+            Consistency::Bounded(bound) => Some(bound),
+            _ => {
+                effects.answers.push(Answer::Read(who, Ok(self.state.position())));
+                return;
+            }
+        };
+        self.reads.add(Waiting { deadline, what: Wants::Barrier(who), bound });
+    }
+
+    /// Asks what became of a frame.
+    pub fn decision(
+        &mut self,
+        id: FrameId,
+        deadline: Now,
+        who: C::Decision,
+        effects: &mut Effects<C>,
+    ) {
+        if let Err(error) = self.admit_read() {
+            effects.answers.push(Answer::Decision(who, Err(error)));
+            return;
+        }
+        self.reads.add(Waiting { deadline, what: Wants::Decision(id, who), bound: None });
+    }
+
+    pub(super) fn admit_read(&self) -> Result<(), ReadError> {
+        match &self.stopped {
+            Some(Stopped::Closed) => return Err(ReadError::Closed),
+            Some(Stopped::Faulted(cause)) => {
+                return Err(ReadError::Faulted { cause: cause.clone() });
+            }
+            None => {}
+        }
+        if self.reads.count() >= self.config.reads_max {
+            let limit = self.config.reads_max as u64;
+            return Err(ReadError::Overloaded { resource: Resource::Reads, limit });
+        }
+        Ok(())
+    }
+
+    /// Begins a subscription.
+    pub fn subscribe(
+        &mut self,
+        scope: Scope,
+        from: &Cursor,
+        who: C::Subscribe,
+        effects: &mut Effects<C>,
+    ) {
+        let begun = self.admit_subscription(from).map(|given| self.subscriptions.add(scope, given));
+        effects.answers.push(Answer::Subscribe(who, begun));
+    }
+
+    pub(super) fn admit_subscription(&self, from: &Cursor) -> Result<(Index, u32), SubscribeError> {
+        match &self.stopped {
+            Some(Stopped::Closed) => return Err(SubscribeError::Closed),
+            Some(Stopped::Faulted(cause)) => {
+                return Err(SubscribeError::Faulted { cause: cause.clone() });
+            }
+            None => {}
+        }
+        if self.subscriptions.len() >= self.config.subscriptions_max {
+            let limit = self.config.subscriptions_max as u64;
+            return Err(SubscribeError::Overloaded { resource: Resource::Subscriptions, limit });
+        }
+        let reached = self.state.position();
+        let given = match from.position(self.config.group) {
+            None if from.is_from_now() => (reached.index, u32::MAX),
+            None => (0, u32::MAX),
+            Some(asked) if (asked.epoch, asked.index) > (reached.epoch, reached.index) => {
+                return Err(SubscribeError::Ahead { asked, reached });
+            }
+            Some(asked) => (asked.index, asked.slot),
+        };
+        let first_wanted = if given.1 == u32::MAX { given.0 + 1 } else { given.0 };
+        if first_wanted < self.log_first && first_wanted <= reached.index {
+            let (oldest, snapshot) = self.oldest_readable();
+            return Err(SubscribeError::Compacted { oldest, snapshot });
+        }
+        Ok(given)
+    }
+
+    pub(super) fn oldest_readable(&self) -> (Position, Option<Position>) {
+        let stored = self.compaction.stored();
+        let snapshot = (self.compaction.stores() && stored > 0)
+            .then(|| self.state.position_of(stored, u32::MAX));
+        (self.state.position_of(self.log_first, 0), snapshot)
+    }
+
+    /// A subscriber has handled its chunk and is ready for the next.
+    pub fn handled(&mut self, id: SubscriptionId) {
+        self.subscriptions.handled(id);
+    }
+
+    /// A subscriber wants no more.
+    pub fn unsubscribe(&mut self, id: SubscriptionId) {
+        self.subscriptions.remove(id);
+    }
+}
