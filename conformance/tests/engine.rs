@@ -5,13 +5,18 @@ mod engines;
 use std::panic::catch_unwind;
 
 use engines::alone::{self, Fault};
-use engines::primary;
+use engines::{asking, primary};
 use quorate_conformance::EngineFactory;
 use quorate_conformance::engine::{CASES, engine};
 
 #[test]
 fn an_engine_for_one_node_that_keeps_the_contract_passes() {
     assert_eq!(engine(alone::Factory(Fault::None)), CASES);
+}
+
+#[test]
+fn an_engine_that_asks_its_host_passes() {
+    assert_eq!(engine(asking::Factory), CASES);
 }
 
 /// Each fault, and the words with which the suite must name the clause that it breaks.
