@@ -26,14 +26,19 @@ pub fn registry(config: &Config) -> Registry {
 
 /// The transports of this build, and how to get the others.
 pub fn transports() -> Transports {
-    Transports::new().without(
+    let transports = Transports::new().without(
         "memory",
         "it joins nodes of one process: give each node its end of the same hub with `NodeBuilder::transport`",
-    )
+    );
+    #[cfg(feature = "quic")]
+    let transports = transports.with(crate::quic::Quic);
+    #[cfg(not(feature = "quic"))]
+    let transports = transports.without("quic", missing("quic"));
+    transports
 }
 
 /// Checks a configuration against this build, without opening anything: names, values, and the keys of every driver's
-/// table.
+/// and transport's table.
 ///
 /// # Errors
 ///
@@ -45,11 +50,26 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
     hosted::table_of(&hosted::local(config), config)?;
     #[cfg(feature = "raft")]
     hosted::table_of(&hosted::raft(config), config)?;
+    #[cfg(feature = "quic")]
+    quic_table(config)?;
     Ok(())
 }
 
+/// Reads the table of the transport as its opening would.
+#[cfg(feature = "quic")]
+fn quic_table(config: &Config) -> Result<(), ConfigError> {
+    use quorate_transport_quic::QuicConfig;
+    use serde::Deserialize as _;
+
+    let Some(table) = config.plugged_table("transport", "quic") else { return Ok(()) };
+    let place = table.place();
+    QuicConfig::deserialize(table)
+        .map(drop)
+        .map_err(|error| config.problem_at(place.span(), error.message()))
+}
+
 /// What to do about a driver or transport that was left out of this build.
-#[cfg(not(all(feature = "local", feature = "raft")))]
+#[cfg(not(all(feature = "local", feature = "raft", feature = "quic")))]
 fn missing(feature: &str) -> String {
     format!("this program was built without it; rebuild with `--features {feature}`")
 }

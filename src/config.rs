@@ -169,7 +169,7 @@ impl Default for DriverConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct TransportConfig {
-    /// The transport's name. `none`: this node has no peers.
+    /// The transport's name. `none`: this node has no peers. `quic`: over a network, with certificates.
     pub kind: String,
 }
 

@@ -12,6 +12,8 @@ mod config;
 mod load;
 mod located;
 mod node;
+#[cfg(feature = "quic")]
+mod quic;
 mod transports;
 
 pub use config::{

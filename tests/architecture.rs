@@ -30,7 +30,9 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
                 "quorate-host",
                 "quorate-shard",
                 "quorate-driver-local",
+                "quorate-driver-raft",
                 "quorate-transport-memory",
+                "quorate-transport-quic",
             ]);
         }
         "quorate-node" => allowed.push("quorate"),
@@ -42,6 +44,7 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
                 "quorate-host",
                 "quorate-shard",
                 "quorate-driver-local",
+                "quorate-driver-raft",
                 "quorate-transport-memory",
             ]);
             if name == "quorate-sim" {
