@@ -145,7 +145,7 @@ impl RaftEngine {
                     "{node} is a member with another directory than the one it runs on; remove {node} first"
                 ))))
             }
-            Admin::Change(change) => begin_change(core, node, &change, &lately),
+            Admin::Change(change) => begin_change(core, &change, &lately),
         }
     }
 
@@ -211,14 +211,14 @@ impl RaftEngine {
         }
     }
 
-    /// Answers the wishes of which it is known what became. `true` never: nothing follows for the core.
-    pub(crate) fn settle_wishes(&mut self, out: &mut Output) -> bool {
+    /// Answers the wishes of which it is known what became.
+    pub(crate) fn settle_wishes(&mut self, out: &mut Output) {
         if self.wishes.waiting.is_empty() && self.wishes.probe.is_none() {
-            return false;
+            return;
         }
         let leader = self.proposer();
         let patience = 2 * self.timing.election;
-        let Part::Member(core) = &self.part else { return false };
+        let Part::Member(core) = &self.part else { return };
         if !core.leads()
             && let Some(probe) = self.wishes.probe.take()
         {
@@ -231,7 +231,6 @@ impl RaftEngine {
             }
             None => true,
         });
-        false
     }
 }
 
@@ -277,7 +276,7 @@ fn voters(core: &Core) -> String {
     names(&core.members().voters().map(|seat| seat.node).collect::<Vec<_>>())
 }
 
-fn begin_change(core: &mut Core, node: NodeId, change: &MemberChange, lately: &[u64]) -> Begun {
+fn begin_change(core: &mut Core, change: &MemberChange, lately: &[u64]) -> Begun {
     let answered = |answer: Answer| Begun::Answered(answer);
     let refuse = |reason: String| Begun::Answered(Err(refused(reason)));
     let members = core.members().clone();
@@ -316,7 +315,7 @@ fn begin_change(core: &mut Core, node: NodeId, change: &MemberChange, lately: &[
             {
                 return refuse(reason);
             }
-            propose(core, Change::Remove { raft: seat.raft }, Goal::Gone(*gone), node)
+            propose(core, Change::Remove { raft: seat.raft }, Goal::Gone(*gone))
         }
         MemberChange::Replace { old, new, address } => match (seat(old), seat(new)) {
             (None, Some(seat)) if votes(seat) => answered(Ok(())),
@@ -391,7 +390,7 @@ fn intend(core: &mut Core, raft: u64, intent: Intent, goal: Goal) -> Begun {
     Begun::Answered(Err(refused("a change of the leader is under way; ask again")))
 }
 
-fn propose(core: &mut Core, change: Change, goal: Goal, _node: NodeId) -> Begun {
+fn propose(core: &mut Core, change: Change, goal: Goal) -> Begun {
     if core.propose_change(change) {
         return Begun::Waits(goal);
     }

@@ -24,8 +24,8 @@ pub struct RaftConfig {
     /// Most bytes of entries on the way to one follower, at least 1 MiB: what it takes to fill the link (bandwidth times
     /// delay), and what a follower that is slow may cost in memory.
     pub inflight_bytes: usize,
-    /// Most bytes of entries kept in memory for followers that lag, beside what is not applied yet. Older ones are read
-    /// from the log.
+    /// Most bytes of entries of one group kept in memory for followers that lag, beside what is not applied yet; none while
+    /// it sleeps. Older ones are read from the log.
     pub cache_bytes: usize,
     /// Bytes of the log that are kept below a checkpoint for followers that lag, where one would have to be sent a
     /// snapshot instead.

@@ -215,8 +215,10 @@ impl Core {
             ..Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let raw = RawNode::new(&core_config, store, &logger)
+        let mut raw = RawNode::new(&core_config, store, &logger)
             .map_err(|problem| format!("the core cannot begin: {problem}"))?;
+        // Only a leader needs them, and it makes new ones.
+        raw.raft.maybe_free_inflight_buffers();
         let seen = (raw.raft.term, raw.raft.state);
         let mut core = Self {
             raw,
@@ -368,6 +370,8 @@ impl Core {
     /// Frees what only a busy group needs.
     pub(crate) fn rest(&mut self) {
         self.raw.raft.maybe_free_inflight_buffers();
+        let settled = self.applied.min(self.raw.raft.raft_log.persisted);
+        self.raw.mut_store().rest(settled);
     }
 
     /// A leader that had nothing to do makes itself heard again, and gives the others the time to answer.

@@ -92,11 +92,13 @@ impl Store {
         self.terms.get(after.checked_sub(1)?).map(|(_, term)| *term)
     }
 
-    /// Adds entries, which replace what stands there and after. Answers the first index that is replaced.
-    pub(super) fn append(&mut self, entries: Vec<Entry>) -> Option<Index> {
-        let first = entries.first()?.index;
+    /// Adds entries, which replace what stands there and after.
+    pub(super) fn append(&mut self, entries: Vec<Entry>) {
+        let Some(first) = entries.first().map(|entry| entry.index) else { return };
         assert!(first > self.base.0 && first <= self.last + 1, "entries follow one another");
-        let replaced = (first <= self.last).then(|| self.cut(first)).map(|()| first);
+        if first <= self.last {
+            self.cut(first);
+        }
         for entry in entries {
             if self.terms.back().is_none_or(|(_, term)| *term != entry.term) {
                 self.terms.push_back((entry.index, entry.term));
@@ -108,7 +110,6 @@ impl Store {
             }
             self.ring.push_back((entry, bytes));
         }
-        replaced
     }
 
     fn cut(&mut self, from: Index) {
@@ -160,6 +161,14 @@ impl Store {
         {
             self.before_ring = up_to;
         }
+    }
+
+    /// Keeps in memory what is not settled alone.
+    pub(super) fn rest(&mut self, settled: Index) {
+        self.evict(0, settled);
+        self.ring.shrink_to_fit();
+        self.terms.shrink_to_fit();
+        self.pieces.shrink_to_fit();
     }
 
     /// Forgets everything up to and including `index`.

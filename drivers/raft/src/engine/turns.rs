@@ -56,7 +56,8 @@ impl RaftEngine {
             for (at, change) in changes {
                 self.changed(at, &change, out);
             }
-            let more = self.drive_members() | self.settle_wishes(out);
+            let more = self.drive_members();
+            self.settle_wishes(out);
             if quiet && !more {
                 break;
             }
