@@ -48,6 +48,7 @@ pub(crate) async fn serve(node: &Arc<Node>, peer: &Arc<Peer>, link: Arc<Link>) {
         }
         serving = peer.serving.lock() => serving,
     };
+    let _counted = node.serving();
     let _lost = Lost { node, peer, link: &link };
     let Some(inbound) = node.inbound() else { return };
     if !peer.connected(&link) {

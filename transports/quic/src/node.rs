@@ -49,6 +49,8 @@ pub(crate) struct Node {
     is_closed: AtomicBool,
     /// Set when nothing of this node runs any more.
     ended: watch::Sender<bool>,
+    /// Connections that are served. Each has tasks of its own, which end with it.
+    links: watch::Sender<usize>,
     /// The standing of a peer changed.
     changed: Notify,
     // The following are held for short sections, never across an await, and never two at once.
@@ -99,6 +101,7 @@ impl Node {
             closed: watch::Sender::new(false),
             is_closed: AtomicBool::new(false),
             ended: watch::Sender::new(false),
+            links: watch::Sender::new(0),
             changed: Notify::new(),
             running: Mutex::new(Running {
                 endpoint: Some(endpoint),
@@ -237,6 +240,12 @@ impl Node {
         }
     }
 
+    /// Counts a connection that is served, for as long as it is held.
+    pub(crate) fn serving(&self) -> Serving {
+        self.links.send_modify(|links| *links += 1);
+        Serving(self.links.clone())
+    }
+
     /// How many tasks run, quinn's included.
     pub(crate) fn tasks(&self) -> usize {
         let own = {
@@ -292,10 +301,13 @@ impl Node {
         self.is_closed.store(true, Ordering::Release);
         self.closed.send_replace(true);
         endpoint.close(0_u32.into(), format!("{} is shutting down", self.id).as_bytes());
-        tasks.abort_all();
         let (ended, quinn_tasks) = (self.ended.clone(), Arc::clone(&self.quinn_tasks));
+        let mut links = self.links.subscribe();
         self.runtime.spawn(async move {
-            while tasks.join_next().await.is_some() {}
+            // They see the end of their connections, and wait for tasks that an abort from here would leave behind. Without a
+            // node there are none, so the wait cannot fail.
+            let _ = links.wait_for(|links| *links == 0).await;
+            tasks.shutdown().await;
             let _ = tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await;
             drop(endpoint);
             quinn_tasks.end().await;
@@ -312,6 +324,16 @@ impl Node {
     fn running(&self) -> MutexGuard<'_, Running> {
         // Nothing panics between two changes that belong together, except for the assertion, which changes nothing.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that is served.
+#[derive(Debug)]
+pub(crate) struct Serving(watch::Sender<usize>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.send_modify(|links| *links -= 1);
     }
 }
 
