@@ -28,7 +28,7 @@ use std::hash::{DefaultHasher, Hash};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use quorate_engine::engine::{EngineDriver, Input};
+use quorate_engine::engine::{Admin, EngineDriver, Input};
 use quorate_engine::{Packet, Sent};
 use quorate_replicator::{NodeId, OpenError};
 use quorate_storage::Keep;
@@ -317,6 +317,15 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
             }
             Event::Roll(place) => self.roll(place),
             Event::Operator => self.operate(),
+            Event::Campaign { place, life } => {
+                let call = self.call();
+                let within = self.swarm.tuning.election_timeout;
+                self.with(place, life, |node, now| node.admin(Admin::Campaign, now + within, call))
+            }
+            Event::Blink { place, life } => {
+                self.blink(place, life);
+                Ok(())
+            }
             Event::Look => Ok(()),
         }
     }
@@ -387,7 +396,8 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
                 self.tell(|it| format!("{} started", it.machines[place].id));
                 self.plan(Duration::ZERO, Event::Alive { place, life });
                 self.plan(Duration::ZERO, Event::Subscribe { place, life });
-                self.after(place)
+                self.after(place)?;
+                self.remembers(place)
             }
             Err(error) => {
                 self.tell(|it| format!("{} did not start: {error}", it.machines[place].id));
@@ -408,6 +418,19 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
         }
     }
 
+    /// A node that was started knows of every term in which it led.
+    fn remembers(&self, place: usize) -> Checked {
+        let machine = &self.machines[place];
+        let term = machine.node.as_ref().map_or(u64::MAX, |node| node.status().term);
+        if term < machine.led {
+            let (id, led) = (machine.id, machine.led);
+            return violation(format!(
+                "{id} led in term {led} and knows of {term} only after a restart"
+            ));
+        }
+        Ok(())
+    }
+
     /// A node ends without a word. With `keep` the power fails too.
     fn die(&mut self, place: usize, keep: Option<Keep>) {
         let machine = &mut self.machines[place];
@@ -418,7 +441,7 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
             self.report.power_cuts += 1;
         }
         if let Some(node) = machine.node.take() {
-            machine.copies = node.end();
+            machine.copies = node.end(&machine.disk);
         }
         machine.subscription = None;
         machine.wake = None;
@@ -469,6 +492,11 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
                 Seen::Leads { term } => {
                     self.tell(|_| format!("{id} leads in term {term}"));
                     self.laws.leads(id, term)?;
+                    // Whoever leads others has stored its own vote before they could give theirs.
+                    let machine = &mut self.machines[place];
+                    if machine.voters[0].len() > 1 {
+                        machine.led = machine.led.max(term);
+                    }
                 }
                 Seen::Delivered { index, tag } => {
                     if self.laws.delivered(id, index, tag)? {

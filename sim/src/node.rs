@@ -62,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) session_idle_ms: u64,
     pub(crate) unsettled_max: usize,
     pub(crate) log: LogConfig,
+    /// Whether followers forward what they are asked to propose.
+    pub(crate) forward: bool,
 }
 
 /// Where a life begins.
@@ -149,6 +151,7 @@ impl Node {
             stored: true,
         };
         core_config.retain = Retain { bytes: settings.retain_bytes, age: Duration::ZERO };
+        core_config.forward = settings.forward;
         core_config.sessions.idle_ms = settings.session_idle_ms;
         core_config.sessions.unsettled_max = settings.unsettled_max;
         let core = HostCore::open(core_config, driver, config, start, now)?;
@@ -458,11 +461,11 @@ impl Node {
         self.core.status()
     }
 
-    /// Ends without a word, as a process that is killed: nothing is tidied up. What its log held.
-    pub(crate) fn end(mut self) -> Copies {
-        // Only tests never end: a snapshot that waits to be put in force would be removed from the disk.
-        std::mem::forget(self.staged.take());
-        std::mem::take(&mut self.copies)
+    /// Ends without a word, as a process that is killed: nothing is tidied up on its disk. What its log held.
+    pub(crate) fn end(mut self, disk: &SimDisk) -> Copies {
+        let copies = std::mem::take(&mut self.copies);
+        untouched(disk, self);
+        copies
     }
 
     /// Closes in order.
@@ -470,4 +473,11 @@ impl Node {
         self.core.close(&mut self.effects);
         self.log.close().map(drop)
     }
+}
+
+/// Drops something that would tidy up on a disk, and lets it do nothing there.
+pub(crate) fn untouched<T>(disk: &SimDisk, it: T) {
+    disk.set_read_only(true);
+    drop(it);
+    disk.set_read_only(false);
 }

@@ -133,6 +133,7 @@ impl<'a> Scenario<'a> {
             session_idle_ms: [300, 5_000, 600_000][rng.usize(..3)],
             unsettled_max: [6, 1024][rng.usize(..2)],
             log: LogConfig::small(),
+            forward: true,
         };
         let mut local = LocalConfig::default();
         local.batches_in_flight = 1 + rng.u32(..3);
@@ -342,7 +343,9 @@ impl<'a> Scenario<'a> {
     }
 
     fn died(&mut self) {
-        self.node = None;
+        if let Some(node) = self.node.take() {
+            node.end(&self.disk);
+        }
         self.subscription = None;
         self.read_floor = None;
         for (call, (place, _)) in self.calls.drain() {

@@ -63,6 +63,16 @@ pub(super) enum Event {
     /// A fault that lasts has ended.
     Over(Lasting),
     Roll(usize),
+    /// A node is told to try to lead.
+    Campaign {
+        place: usize,
+        life: u32,
+    },
+    /// A process is killed and comes back at once.
+    Blink {
+        place: usize,
+        life: u32,
+    },
     Operator,
     Look,
 }
@@ -106,6 +116,8 @@ impl Event {
             Self::Roll(_) => 15,
             Self::Operator => 16,
             Self::Look => 17,
+            Self::Campaign { .. } => 18,
+            Self::Blink { .. } => 19,
         }
     }
 }

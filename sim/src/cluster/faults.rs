@@ -78,6 +78,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
                 self.cut(kind, place, lasts);
             }
             Kind::Rolling => return self.roll(0),
+            Kind::Duel => self.duel(),
             Kind::Wipe => self.wipe(place),
         }
         Ok(())
@@ -189,6 +190,32 @@ impl<D: EngineDriver> Cluster<'_, D> {
         self.tell(|_| format!("{kind:?} for {lasts:?}: {links:?}"));
         self.network.cut(&links, true);
         self.plan(lasts, Event::Over(Lasting::Cut(links)));
+    }
+
+    /// Two nodes try to lead at about the same moment, while others restart: nobody may vote twice.
+    fn duel(&mut self) {
+        self.tell(|_| "a duel".to_owned());
+        let mut places: Vec<_> = (0..self.machines.len()).collect();
+        self.rng.shuffle(&mut places);
+        for (rank, place) in places.into_iter().enumerate() {
+            let life = self.machines[place].life;
+            let after = self.draw(std::time::Duration::ZERO, MS * 20);
+            let event = if rank < 2 {
+                Event::Campaign { place, life }
+            } else {
+                Event::Blink { place, life }
+            };
+            self.plan(after, event);
+        }
+    }
+
+    /// A process is killed and comes back at once.
+    pub(super) fn blink(&mut self, place: usize, life: u32) {
+        if self.faults_on && self.is_of(place, life) {
+            self.tell(|it| format!("{} is killed", it.machines[place].id));
+            self.die(place, None);
+            self.restart_after(place, MS, MS * 10);
+        }
     }
 
     /// A fault that lasted is over.

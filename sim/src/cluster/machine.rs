@@ -58,6 +58,8 @@ pub(super) struct Machine {
     /// Who votes, as the engine said last and before that.
     pub(super) voters: [Vec<NodeId>; 2],
     pub(super) shown: Shown,
+    /// The last term in which it led others.
+    pub(super) led: u64,
     /// Its disk was lost while it was a member, and it has not been removed since.
     pub(super) wiped: bool,
     /// It was broken for ever.
@@ -97,6 +99,7 @@ impl Machine {
             peers: peers.to_vec(),
             voters: [peers.to_vec(), Vec::new()],
             shown: Shown::default(),
+            led: 0,
             wiped: false,
             gone: false,
             failed_starts: 0,
@@ -142,6 +145,7 @@ impl Machine {
         self.copies = Copies::default();
         self.armed = false;
         self.shown = Shown::default();
+        self.led = 0;
         // Whoever subscribes to a new machine begins where the log begins.
         self.cursor = Cursor::beginning();
         self.witness = Witness::new();

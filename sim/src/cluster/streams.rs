@@ -11,7 +11,7 @@ use quorate_storage::Index;
 
 use super::event::Event;
 use super::{Cluster, MS};
-use crate::node::GROUP;
+use crate::node::{GROUP, untouched};
 use crate::oracle::Checked;
 
 /// Most bytes that go at once: small, so that many things happen between two pieces.
@@ -65,14 +65,11 @@ impl<D: EngineDriver> Cluster<'_, D> {
 
     /// A machine dies, and with it its ends of all streams. Nothing is tidied up.
     pub(super) fn streams_die(&mut self, place: usize) {
+        let disk = &self.machines[place].disk;
         for stream in self.streams.streams.values_mut().filter(|stream| stream.to == place) {
-            // What came of it stays on the disk, as after a real death.
-            std::mem::forget(stream.sink.take());
+            untouched(disk, stream.sink.take());
         }
-        let of = |_: &u64, stream: &mut Stream| stream.from == place;
-        for (_, stream) in self.streams.streams.extract_if(.., of) {
-            drop(stream);
-        }
+        self.streams.streams.retain(|_, stream| stream.from != place);
     }
 
     /// The next piece of a stream.

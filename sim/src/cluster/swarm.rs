@@ -45,11 +45,13 @@ pub(super) enum Kind {
     Swizzle,
     /// All nodes are ended in order and started again, one after the other.
     Rolling,
+    /// Two nodes try to lead at the same moment, while a third one restarts.
+    Duel,
     /// The disk of a voter is lost.
     Wipe,
 }
 
-const KINDS: [(Kind, u32); 17] = [
+const KINDS: [(Kind, u32); 18] = [
     (Kind::Kill, 8),
     (Kind::Close, 2),
     (Kind::PowerCut, 8),
@@ -66,6 +68,7 @@ const KINDS: [(Kind, u32); 17] = [
     (Kind::Partial, 4),
     (Kind::Swizzle, 2),
     (Kind::Rolling, 1),
+    (Kind::Duel, 4),
     (Kind::Wipe, 2),
 ];
 
@@ -122,6 +125,7 @@ impl Swarm {
             session_idle_ms: [3_000, 30_000, 600_000][rng.usize(..3)],
             unsettled_max: [6, 1024, 1024][rng.usize(..3)],
             log: log_config(),
+            forward: rng.u8(..10) > 0,
         };
         // A list that does not fit into a session is refused as a whole, so only large sessions are given lists.
         let list_max = if settings.unsettled_max > 100 { [1, 8, 24][rng.usize(..3)] } else { 1 };
