@@ -1,0 +1,21 @@
+//! What three Raft nodes in one process cost from the outside, beside one local node that does the same work.
+//!
+//!     cargo bench --features raft --bench raft -- [part of a row's name]
+//!
+//! Whatever does the same work is measured by turns, so that a machine with other work takes from all alike; a table
+//! at the end gives medians, and ratios within the turns. Beside others' Raft: `benches/peers`.
+
+mod clients;
+mod cluster;
+mod contest;
+#[path = "../propose/counting_disk.rs"]
+mod counting_disk;
+mod idle;
+mod machine;
+#[path = "../propose/meter.rs"]
+mod meter;
+mod suite;
+
+fn main() {
+    suite::run(|_, _| None);
+}
