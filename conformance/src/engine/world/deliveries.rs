@@ -105,7 +105,11 @@ impl<F: EngineFactory> World<'_, F> {
                 self.payloads[payload].idle_since = Some(now);
             }
         }
-        // What the snapshot holds is not delivered here any more.
+        self.holds_up_to(node, index);
+    }
+
+    /// What a snapshot holds is not delivered here any more.
+    pub(super) fn holds_up_to(&mut self, node: usize, index: Index) {
         for offered in self.payloads.iter_mut().filter(|offered| offered.home == node) {
             if self.agreed.range(..=index).any(|(_, (_, body))| *body == offered.body) {
                 offered.done = true;

@@ -53,6 +53,8 @@ impl<F: EngineFactory> World<'_, F> {
             ),
         };
         let applied = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.index);
+        // It may be a snapshot that was staged by the life before.
+        self.holds_up_to(node, applied);
         self.judge_opening(node, applied, &log, &out);
         let (mark, history) = checkpoint.map_or((Bytes::new(), [0; 32]), |known| {
             let Checkpointed { mark, state, .. } = known;

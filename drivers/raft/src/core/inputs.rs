@@ -28,7 +28,7 @@ impl Core {
             } else {
                 self.raw.tick();
             }
-        } else if self.is_durable() || self.raw.raft.election_elapsed + 1 < self.drawn {
+        } else if self.may_campaign() || self.raw.raft.election_elapsed + 1 < self.drawn {
             self.raw.tick();
         }
         self.look();
@@ -44,9 +44,16 @@ impl Core {
         self.flush_seq <= self.durable && self.raw.raft.raft_log.unstable_entries().is_empty()
     }
 
+    /// Whether this node may ask to lead. While a snapshot is installed, the core would look below it for changes of the members
+    /// that are not applied.
+    pub(super) fn may_campaign(&self) -> bool {
+        self.is_durable() && self.installing.is_none()
+    }
+
     /// Asks to lead, with a pre-vote, or without one where the leader is to be deposed.
     pub(crate) fn campaign(&mut self, depose: bool) {
-        if self.leads() || self.raw.raft.raft_log.persisted != self.last() {
+        let durable = self.raw.raft.raft_log.persisted == self.last();
+        if self.leads() || !durable || self.installing.is_some() {
             return;
         }
         if depose && self.role() == CoreRole::Follower {
@@ -117,7 +124,7 @@ impl Core {
                 ));
             }
             // Who takes over has everything; with writes on their way it would count itself too early.
-            MessageType::MsgTimeoutNow if !self.is_durable() => return Ok(()),
+            MessageType::MsgTimeoutNow if !self.may_campaign() => return Ok(()),
             // It was sent to whoever led then, who does not pass it on.
             MessageType::MsgReadIndex if !self.leads() => return Ok(()),
             _ => {}
