@@ -62,8 +62,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
             let frame = Frame::open_session(SessionId::new(session), shard);
             self.probes.insert(place, Probe { frame, under_way: false, done: false });
         }
-        loop {
-            let Err(why) = self.has_converged() else { break };
+        while let Err(why) = self.has_converged() {
             if self.now >= until {
                 return violation(format!(
                     "not converged {:?} after healing, which is {CONVERGES_WITHIN} election timeouts: {why}",
