@@ -71,6 +71,7 @@ async fn greet(node: Arc<Node>, connecting: Connecting, handshake: Handshake) {
         Ok(Ok(Admitted { peer, link, mut send, hello })) => {
             // From here on the connection counts. If the greeting cannot be written the connection is lost, and serving it
             // finds that out.
+            node.limits.open(&link.connection);
             let _ = send.write_chunk(hello).await;
             let _ = send.finish();
             serve(&node, &peer, link).await;
@@ -141,7 +142,7 @@ async fn greet_peer(
     };
     let opened = connection.accept_bi().await;
     let (send, recv) = opened.map_err(|error| failed(StreamError::Lost(error)))?;
-    let mut frames = FrameStream::new(recv, node.limits.stall_timeout);
+    let mut frames = FrameStream::greeting(recv, node.limits.stall_timeout);
     let body = frames.expect().await.and_then(|frame| Ok(frame.expect(Kind::Hello)?));
     let theirs = body.and_then(|body| Ok(Hello::decode(body)?)).map_err(failed)?;
     if let Err(words) = theirs.check(node.cluster, id, node.id) {
@@ -149,11 +150,11 @@ async fn greet_peer(
     }
     let greeted = peer.link(
         connection,
-        |contact| (contact.greeted(node.now(), &theirs), contact.attempts()),
+        |contact| (contact.greeted(node.now(), &theirs), contact.attempt()),
         |(greeted, _)| if let Greeted::Accept(number) = greeted { Some(*number) } else { None },
     );
-    let (generation, attempts) = match greeted {
-        (Greeted::Accept(number), attempts) => (number, attempts),
+    let (generation, attempt) = match greeted {
+        (Greeted::Accept(number), attempt) => (number, attempt),
         (Greeted::Crossed, _) => {
             close(connection, CloseCode::Crossed, "this node dials too, and goes first");
             return Err(None);
@@ -166,6 +167,6 @@ async fn greet_peer(
         incarnation: theirs.incarnation,
         not_after: certified.not_after,
     };
-    let hello = node.hello(id, attempts).encode();
+    let hello = node.hello(id, attempt).encode();
     Ok(Admitted { peer: Arc::clone(peer), link: Arc::new(link), send, hello })
 }

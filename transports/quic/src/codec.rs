@@ -151,6 +151,8 @@ pub(crate) fn frame(kind: Kind, body: &[u8]) -> Bytes {
 /// Takes a stream apart into frames, in whatever pieces it arrives.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
+    /// The only kind that is taken, if there is but one.
+    only: Option<Kind>,
     /// What has arrived and was not looked at.
     input: Bytes,
     /// The head of the frame that is arriving, as far as it is there.
@@ -183,6 +185,20 @@ impl Arriving {
 }
 
 impl Decoder {
+    /// For a stream of one kind: others are refused by the head, before anything is kept for them.
+    pub(crate) fn only(kind: Kind) -> Self {
+        Self { only: Some(kind), ..Self::default() }
+    }
+
+    /// What a head says, if it may be there.
+    fn read_head(&self, head: &[u8; HEAD_BYTES]) -> Result<(Kind, usize), FrameError> {
+        let (found, bytes) = read_head(head)?;
+        match self.only {
+            Some(expected) if expected != found => Err(FrameError::Unexpected { expected, found }),
+            _ => Ok((found, bytes)),
+        }
+    }
+
     /// Takes the next piece of the stream. Frames of the piece before it must have been taken out.
     pub(crate) fn push(&mut self, piece: Bytes) {
         assert!(self.input.is_empty(), "the frames of the piece before were not taken out");
@@ -202,7 +218,7 @@ impl Decoder {
                     if self.head_bytes == 0 && self.input.len() >= HEAD_BYTES {
                         let (head, rest) = self.input.split_at(HEAD_BYTES);
                         let head: [u8; HEAD_BYTES] = head.try_into().expect("it was split there");
-                        let (kind, bytes) = read_head(&head)?;
+                        let (kind, bytes) = self.read_head(&head)?;
                         if let Some(body) = rest.get(..bytes) {
                             check(&head, kind, body)?;
                             // A copy: the piece holds a whole datagram, and would for as long as the message is kept.
@@ -219,7 +235,7 @@ impl Decoder {
                     if self.head_bytes < HEAD_BYTES {
                         return Ok(None);
                     }
-                    let (kind, bytes) = read_head(&self.head)?;
+                    let (kind, bytes) = self.read_head(&self.head)?;
                     let body = Vec::with_capacity(bytes.min(BODY_BYTES_AT_FIRST));
                     self.body = Some(Arriving { kind, bytes, body });
                 }
@@ -402,6 +418,23 @@ mod tests {
                 let mut decoder = Decoder::default();
                 decoder.push(Bytes::copy_from_slice(&head));
                 assert_eq!(decoder.next(), Err(FrameError::Length { kind, bytes }));
+            }
+        }
+    }
+
+    #[test]
+    fn where_one_kind_is_expected_others_are_refused_by_the_head_alone() {
+        for (found, bytes) in samples() {
+            for piece in [1, HEAD_BYTES] {
+                let mut decoder = Decoder::only(Kind::Hello);
+                let mut taken = Ok(None);
+                for piece in bytes[..HEAD_BYTES].chunks(piece) {
+                    decoder.push(Bytes::copy_from_slice(piece));
+                    taken = decoder.next();
+                }
+                let expected = Kind::Hello;
+                let refused = Err(FrameError::Unexpected { expected, found });
+                assert_eq!(taken, if found == expected { Ok(None) } else { refused });
             }
         }
     }

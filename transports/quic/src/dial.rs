@@ -127,7 +127,7 @@ async fn dial(node: &Arc<Node>, peer: &Arc<Peer>, attempt: u64) -> Result<Arc<Li
     // If it cannot be written, reading says why.
     let _ = send.write_chunk(hello).await;
     let _ = send.finish();
-    let mut frames = FrameStream::new(recv, node.limits.stall_timeout);
+    let mut frames = FrameStream::greeting(recv, node.limits.stall_timeout);
     let body = frames.expect().await.and_then(|frame| Ok(frame.expect(Kind::Hello)?));
     let theirs = body.and_then(|body| Ok(Hello::decode(body)?)).map_err(&failed)?;
     if let Err(words) = theirs.check(node.cluster, peer.id, node.id) {
@@ -140,6 +140,7 @@ async fn dial(node: &Arc<Node>, peer: &Arc<Peer>, attempt: u64) -> Result<Arc<Li
             close(&connection, CloseCode::Crossed, "the other connection of the two stays");
             Failure::Overtaken
         })?;
+    node.limits.open(&connection);
     Ok(Arc::new(Link {
         connection,
         generation,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::{ConnectionError, ReadError, RecvStream};
 
-use crate::codec::{Decoder, Frame, FrameError};
+use crate::codec::{Decoder, Frame, FrameError, Kind};
 
 /// Pieces that are taken from quinn at once. Each is what one packet carried.
 const PIECES: usize = 32;
@@ -40,6 +40,12 @@ pub(crate) enum StreamError {
 impl FrameStream {
     pub(crate) fn new(stream: RecvStream, stall_timeout: Duration) -> Self {
         Self { stream, decoder: Decoder::default(), pieces: Vec::new(), stall_timeout }
+    }
+
+    /// A stream on which nothing but a greeting comes.
+    pub(crate) fn greeting(stream: RecvStream, stall_timeout: Duration) -> Self {
+        let decoder = Decoder::only(Kind::Hello);
+        Self { stream, decoder, pieces: Vec::new(), stall_timeout }
     }
 
     /// The next frame; none at the end of the stream.

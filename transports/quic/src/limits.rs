@@ -12,6 +12,9 @@ pub(crate) const MESSAGE_STREAMS: u32 = Channel::ALL.len() as u32;
 /// The stream on which both ends greet.
 pub(crate) const HELLO_STREAMS: u32 = 1;
 
+/// What may be sent on a connection beyond what was read, before both ends have greeted: some greetings, and no more.
+const GREETING_WINDOW_BYTES: u32 = 4 << 10;
+
 /// Packets that a peer may take before it acknowledges them. Two are usual; more save the CPU of packets that say nothing else,
 /// and a pause in between still ends the wait.
 const PACKETS_PER_ACK: u32 = 10;
@@ -170,9 +173,6 @@ impl Limits {
     /// The limits as quinn takes them.
     pub(crate) fn transport(&self) -> quinn::TransportConfig {
         let bidi = HELLO_STREAMS + self.bulk_transfers_max;
-        // A stream that is not read holds its own window and no more, so that the connection's window is never what another
-        // stream waits for; the same on the sending side.
-        let all = u64::from(bidi + MESSAGE_STREAMS) * u64::from(self.stream_window_bytes);
         let mut acks = AckFrequencyConfig::default();
         acks.ack_eliciting_threshold(PACKETS_PER_ACK.into());
         let mut config = quinn::TransportConfig::default();
@@ -180,13 +180,26 @@ impl Limits {
             .max_concurrent_uni_streams(MESSAGE_STREAMS.into())
             .max_concurrent_bidi_streams(bidi.into())
             .stream_receive_window(self.stream_window_bytes.into())
-            .receive_window(VarInt::from_u64(all).unwrap_or(VarInt::MAX))
-            .send_window(all)
+            .receive_window(GREETING_WINDOW_BYTES.into())
+            .send_window(self.connection_window_bytes())
             .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok())
             .keep_alive_interval(Some(self.keep_alive))
             .ack_frequency_config(Some(acks))
             .datagram_receive_buffer_size(None);
         config
+    }
+
+    /// Gives a connection on which both ends have greeted the room that it needs.
+    pub(crate) fn open(&self, connection: &quinn::Connection) {
+        let all = VarInt::from_u64(self.connection_window_bytes()).unwrap_or(VarInt::MAX);
+        connection.set_receive_window(all);
+    }
+
+    /// A stream that is not read holds its own window and no more, so that the connection's window is never what another stream
+    /// waits for; the same on the sending side.
+    fn connection_window_bytes(&self) -> u64 {
+        let streams = HELLO_STREAMS + self.bulk_transfers_max + MESSAGE_STREAMS;
+        u64::from(streams) * u64::from(self.stream_window_bytes)
     }
 }
 
