@@ -1,10 +1,12 @@
 //! Lets in whoever dials and belongs here.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use quinn::{Connecting, Connection, Endpoint, SendStream};
+use tokio::sync::oneshot;
 
 use crate::Subject;
 use crate::admission::Verdict;
@@ -20,6 +22,8 @@ use crate::peer::{Link, Peer};
 
 /// Judges whoever dials, for as long as the node is open.
 pub(crate) async fn accept(node: Arc<Node>, endpoint: Endpoint) {
+    // Tells a handshake that its place is taken.
+    let mut places = HashMap::<u64, oneshot::Sender<()>>::new();
     while let Some(incoming) = endpoint.accept().await {
         let from = incoming.remote_address();
         let proved = incoming.remote_address_validated();
@@ -33,8 +37,15 @@ pub(crate) async fn accept(node: Arc<Node>, endpoint: Endpoint) {
                 node.refuse(from, &reason);
                 incoming.refuse();
             }
-            Verdict::Accept => {
-                let handshake = Handshake { node: Arc::clone(&node), from, proved };
+            Verdict::Accept { number, instead_of } => {
+                if let Some(place) = instead_of.and_then(|number| places.remove(&number)) {
+                    // One that has just ended does not mind.
+                    let _ = place.send(());
+                }
+                places.retain(|_, place| !place.is_closed());
+                let (place, displaced) = oneshot::channel();
+                places.insert(number, place);
+                let handshake = Handshake { node: Arc::clone(&node), from, number, displaced };
                 match incoming.accept() {
                     Ok(connecting) => {
                         node.spawn(greet(Arc::clone(&node), connecting, handshake));
@@ -52,20 +63,29 @@ pub(crate) async fn accept(node: Arc<Node>, endpoint: Endpoint) {
 struct Handshake {
     node: Arc<Node>,
     from: SocketAddr,
-    proved: bool,
+    number: u64,
+    /// Its place is taken by another one.
+    displaced: oneshot::Receiver<()>,
 }
 
 impl Drop for Handshake {
     fn drop(&mut self) {
-        self.node.admission().ended(self.from.ip(), self.proved);
+        self.node.admission().ended(self.number);
     }
 }
 
 /// Sees one connection through the handshake and the greeting, and then serves it.
-async fn greet(node: Arc<Node>, connecting: Connecting, handshake: Handshake) {
+async fn greet(node: Arc<Node>, connecting: Connecting, mut handshake: Handshake) {
     let from = handshake.from;
     let within = node.limits.handshake_timeout;
-    let greeted = tokio::time::timeout(within, admit(&node, connecting)).await;
+    let greeted = tokio::select! {
+        biased;
+        greeted = tokio::time::timeout(within, admit(&node, connecting)) => greeted,
+        Ok(()) = &mut handshake.displaced => {
+            let words = "it did not greet before others needed its place (limits.handshakes_max)";
+            Ok(Err(Some(words.to_owned())))
+        }
+    };
     drop(handshake);
     match greeted {
         Ok(Ok(Admitted { peer, link, mut send, hello })) => {
@@ -150,11 +170,11 @@ async fn greet_peer(
     }
     let greeted = peer.link(
         connection,
-        |contact| (contact.greeted(node.now(), &theirs), contact.attempt()),
+        |contact| (contact.greeted(node.now(), &theirs), contact.attempts()),
         |(greeted, _)| if let Greeted::Accept(number) = greeted { Some(*number) } else { None },
     );
-    let (generation, attempt) = match greeted {
-        (Greeted::Accept(number), attempt) => (number, attempt),
+    let (generation, attempts) = match greeted {
+        (Greeted::Accept(number), attempts) => (number, attempts),
         (Greeted::Crossed, _) => {
             close(connection, CloseCode::Crossed, "this node dials too, and goes first");
             return Err(None);
@@ -167,6 +187,6 @@ async fn greet_peer(
         incarnation: theirs.incarnation,
         not_after: certified.not_after,
     };
-    let hello = node.hello(id, attempt).encode();
+    let hello = node.hello(id, attempts).encode();
     Ok(Admitted { peer: Arc::clone(peer), link: Arc::new(link), send, hello })
 }
