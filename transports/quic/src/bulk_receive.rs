@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use quinn::{RecvStream, SendStream};
 use quorate_replicator::{BulkId, BulkSink, Inbound, NodeId};
-use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, oneshot};
 
 use crate::codec::{FrameError, Kind};
 use crate::frame_stream::{FrameStream, StreamError};
@@ -39,19 +39,23 @@ struct Turn {
     node: Arc<Node>,
     body: Body,
     held: Option<OwnedMutexGuard<()>>,
+    /// The body's place among those that its sender may be sending.
+    sink: Option<OwnedSemaphorePermit>,
 }
 
 impl Turn {
-    /// Waits until nobody else takes this body.
-    async fn wait(node: &Arc<Node>, body: Body) -> Self {
+    /// Waits until nobody else takes this body, and for a place among those of its sender; none if that is a peer no more.
+    async fn wait(node: &Arc<Node>, body: Body) -> Option<Self> {
+        let sinks = node.with_peer(body.0, |peer| Arc::clone(&peer.sinks))?;
         let lock = {
             let mut bodies = node.receiving.bodies.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(bodies.entry(body).or_default())
         };
         // Made first, so that a wait that is given up clears up too.
-        let mut turn = Self { node: Arc::clone(node), body, held: None };
+        let mut turn = Self { node: Arc::clone(node), body, held: None, sink: None };
         turn.held = Some(lock.lock_owned().await);
-        turn
+        turn.sink = sinks.acquire_owned().await.ok();
+        Some(turn)
     }
 }
 
@@ -92,7 +96,7 @@ async fn take(
 ) -> Result<(), StreamError> {
     let mut frames = FrameStream::new(recv, node.limits.stall_timeout);
     let offer = wire::read_offer(frames.expect().await?.expect(Kind::BulkOffer)?)?;
-    let turn = Turn::wait(node, (from, offer.id)).await;
+    let turn = Turn::wait(node, (from, offer.id)).await.ok_or(StreamError::GivenUp)?;
     let bytes = offer.bytes;
     let progress = Progress::new(from, Direction::Receiving, offer.id, bytes);
     let shown = node.show(progress);

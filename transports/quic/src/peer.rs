@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use quinn::Connection;
 use quorate_replicator::{Channel, NodeId, PeerState};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::Limits;
 use crate::contact::Contact;
@@ -26,6 +26,8 @@ pub(crate) struct Peer {
     pub(crate) moved: Notify,
     /// Held while a connection is served, so that the next one begins after the last has ended.
     pub(crate) serving: tokio::sync::Mutex<()>,
+    /// One permit for each bulk body that it may be sending, held until the body is finished: that goes on without a stream.
+    pub(crate) sinks: Arc<Semaphore>,
     // Short sections, never across an await.
     state: Mutex<State>,
 }
@@ -70,6 +72,7 @@ impl Peer {
             lost: Notify::new(),
             moved: Notify::new(),
             serving: tokio::sync::Mutex::default(),
+            sinks: Arc::new(Semaphore::new(limits.bulk_transfers_max as usize)),
             state: Mutex::new(State { address, contact: Contact::new(me, id), connection: None }),
         }
     }
