@@ -36,7 +36,7 @@ const PRIORITY: i32 = -1;
 
 /// How one attempt ended without a result.
 struct Cut {
-    /// Whether the receiver was reached.
+    /// Whether the receiver has taken anything: one that accepts and does no more was not reached.
     reached: bool,
     reason: String,
 }
@@ -141,7 +141,7 @@ async fn attempt(
         biased;
         result = answered => match result {
             Ok(result) => Ok(result),
-            Err(error) => Err(cut(true, error)),
+            Err(error) => Err(cut(*taken.borrow() > start, error)),
         },
         problem = sending => Ok(Err(BulkError::Source(problem))),
     }
