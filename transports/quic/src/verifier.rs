@@ -1,6 +1,6 @@
 //! Decides whether a certificate proves that somebody belongs to this cluster, and says in words why not.
 //!
-//! 1. It is signed by the pinned authority; no other one is trusted, the system's neither.
+//! 1. It is signed by the pinned authority itself; no other one is trusted, the system's neither.
 //! 2. It holds now.
 //! 3. It may be used for what it is used for: to be dialled, to dial.
 //! 4. It names exactly one node or client, of this cluster.
@@ -24,6 +24,10 @@ use rustls::{
 
 use crate::certificate::{self, Certified};
 use crate::{CredentialError, Subject};
+
+/// What may stand between the authority and a certificate. The chain's check follows whoever the authority let sign, however
+/// far, since it does not look at what the authority's own certificate allows.
+const NOTHING_BETWEEN: &[CertificateDer<'static>] = &[];
 
 /// Verifies whoever is dialled or dials.
 pub(crate) struct PeerVerifier {
@@ -65,24 +69,19 @@ impl PeerVerifier {
 
     /// Checks the chain of this node's own certificate, as others will.
     pub(crate) fn check_own(&self, chain: &[CertificateDer<'_>]) -> Result<(), String> {
-        let (first, rest) = chain.split_first().ok_or("there is no certificate")?;
+        let first = chain.first().ok_or("there is no certificate")?;
         self.dialling
-            .verify_client_cert(first, rest, UnixTime::now())
+            .verify_client_cert(first, NOTHING_BETWEEN, UnixTime::now())
             .map(drop)
             .map_err(|error| self.explain(first, &error))
     }
 
-    fn check_dialled(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), Error> {
+    fn check_dialled(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
         let parsed = ParsedCertificate::try_from(certificate)?;
         verify_server_cert_signed_by_trust_anchor(
             &parsed,
             &self.roots,
-            intermediates,
+            NOTHING_BETWEEN,
             now,
             self.algorithms.all,
         )
@@ -176,12 +175,12 @@ impl ServerCertVerifier for PeerVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+        _intermediates: &[CertificateDer<'_>],
         _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let chain = self.check_dialled(end_entity, intermediates, now);
+        let chain = self.check_dialled(end_entity, now);
         self.judge(end_entity, chain, true)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -218,10 +217,10 @@ impl ClientCertVerifier for PeerVerifier {
     fn verify_client_cert(
         &self,
         end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+        _intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let chain = self.dialling.verify_client_cert(end_entity, intermediates, now).map(drop);
+        let chain = self.dialling.verify_client_cert(end_entity, NOTHING_BETWEEN, now).map(drop);
         self.judge(end_entity, chain, false)?;
         Ok(ClientCertVerified::assertion())
     }
