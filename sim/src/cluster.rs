@@ -17,9 +17,11 @@ mod laws;
 mod machine;
 mod network;
 mod operator;
+mod report;
 mod streams;
 mod subject;
 mod swarm;
+mod turns;
 mod watched;
 mod workload;
 
@@ -29,12 +31,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use quorate_engine::engine::{Admin, EngineDriver, Input};
-use quorate_engine::{Packet, Sent};
 use quorate_replicator::{NodeId, OpenError};
 use quorate_storage::Keep;
 
 use crate::client::Client;
-use crate::node::{GROUP, Life, Node};
+use crate::node::{Life, Node};
 use crate::oracle::{Checked, Oracle, Violation, violation};
 
 use event::{Event, Queue};
@@ -42,82 +43,17 @@ use laws::Laws;
 use machine::Machine;
 use network::Network;
 use operator::Operator;
+pub use report::ClusterReport;
 use streams::Streams;
 pub use subject::{RaftSubject, Subject, Tuning};
 use swarm::Swarm;
-use watched::{Seen, WatchedDriver};
+use watched::WatchedDriver;
 use workload::Waits;
 
 const MS: Duration = Duration::from_millis(1);
 
 /// After how many election timeouts a healed cluster must have converged.
 const CONVERGES_WITHIN: u32 = 10;
-
-/// What a run of a cluster saw.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ClusterReport {
-    /// Accepted frames, each once.
-    pub frames: u64,
-    /// Answers that clients got.
-    pub answers: u64,
-    /// Reads that were answered.
-    pub reads: u64,
-    /// Faults of all kinds, lost messages not counted.
-    pub faults: u64,
-    /// Power cuts.
-    pub power_cuts: u64,
-    /// Starts of nodes.
-    pub starts: u64,
-    /// Messages that were sent.
-    pub messages: u64,
-    /// Messages that did not arrive.
-    pub lost: u64,
-    /// Terms that had a leader.
-    pub terms: u64,
-    /// Checkpoints stored.
-    pub checkpoints: u64,
-    /// Snapshots that were put in force.
-    pub installs: u64,
-    /// Changes of members that were done.
-    pub changes: u64,
-    /// Disks that were lost.
-    pub wipes: u64,
-    /// Subscribers that were cut off.
-    pub cut_off: u64,
-    /// Frames whose outcome stayed unknown because their session ended.
-    pub orphans: u64,
-    /// Virtual time, in milliseconds.
-    pub virtual_ms: u64,
-    /// Virtual time from healing to convergence, in thousandths of the election timeout.
-    pub converged_permille: u64,
-    /// Hash over everything that happened: the same for the same seed.
-    pub events: u64,
-}
-
-impl ClusterReport {
-    /// Adds what another run saw; of the time to convergence the longest counts.
-    pub fn add(&mut self, other: &Self) {
-        self.frames += other.frames;
-        self.answers += other.answers;
-        self.reads += other.reads;
-        self.faults += other.faults;
-        self.power_cuts += other.power_cuts;
-        self.starts += other.starts;
-        self.messages += other.messages;
-        self.lost += other.lost;
-        self.terms += other.terms;
-        self.checkpoints += other.checkpoints;
-        self.installs += other.installs;
-        self.changes += other.changes;
-        self.wipes += other.wipes;
-        self.cut_off += other.cut_off;
-        self.orphans += other.orphans;
-        self.virtual_ms += other.virtual_ms;
-        self.converged_permille = self.converged_permille.max(other.converged_permille);
-        self.events ^= other.events;
-    }
-}
 
 /// Lives through one seed with a cluster of nodes of this driver. `trace` is told what happens, in words.
 ///
@@ -456,253 +392,6 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
 
     fn keep(&mut self) -> Keep {
         [Keep::None, Keep::All, Keep::Random][self.rng.usize(..3)]
-    }
-
-    // ----- turns
-
-    /// A turn of a node, and all that comes of it.
-    fn after(&mut self, place: usize) -> Checked {
-        loop {
-            let machine = &mut self.machines[place];
-            let local = machine.local(self.now);
-            let Some(node) = &mut machine.node else { return Ok(()) };
-            node.turn(local);
-            let news = std::mem::take(&mut node.news);
-            self.look(place)?;
-            let mut again = false;
-            for news in news {
-                again |= self.news(place, news)?;
-            }
-            if !again {
-                break;
-            }
-        }
-        self.ship(place);
-        self.arm(place);
-        self.judge(place)
-    }
-
-    /// What the engine did in its turn.
-    fn look(&mut self, place: usize) -> Checked {
-        let sight = Arc::clone(&self.machines[place].sight);
-        let mut sight = sight.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = self.machines[place].id;
-        for seen in sight.drain(..) {
-            match seen {
-                Seen::Leads { term } => {
-                    self.tell(|_| format!("{id} leads in term {term}"));
-                    self.laws.leads(id, term)?;
-                    // Whoever leads others has stored its own vote before they could give theirs.
-                    let machine = &mut self.machines[place];
-                    if machine.voters[0].len() > 1 {
-                        machine.led = machine.led.max(term);
-                    }
-                }
-                Seen::Delivered { index, tag } => {
-                    if self.laws.delivered(id, index, tag)? {
-                        self.is_on_a_quorum(place, index, tag)?;
-                    }
-                }
-                Seen::Installed { index } => {
-                    self.tell(|_| format!("{id} puts a snapshot at {index} in force"));
-                }
-                Seen::Members { index, voters, learners } => {
-                    self.operator.learns(index, &voters, learners);
-                    let known = &mut self.machines[place].voters;
-                    if known[0] != voters {
-                        known[1] = std::mem::replace(&mut known[0], voters.clone());
-                        self.tell(|_| format!("{id} says that {voters:?} vote"));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A decided entry is durable on a majority. While voters change, those of before or of after count.
-    fn is_on_a_quorum(&self, place: usize, index: u64, tag: quorate_storage::Tag) -> Checked {
-        let is_majority = |voters: &Vec<NodeId>| {
-            let has =
-                |voter: &&NodeId| self.machine_of(**voter).is_some_and(|it| it.has(index, tag));
-            !voters.is_empty() && 2 * voters.iter().filter(has).count() > voters.len()
-        };
-        if self.machines[place].voters.iter().any(is_majority) {
-            return Ok(());
-        }
-        let [voters, before] = &self.machines[place].voters;
-        violation(format!(
-            "{} says that {index} is decided, and it is durable on no majority of {voters:?} or {before:?}",
-            self.machines[place].id
-        ))
-    }
-
-    fn machine_of(&self, node: NodeId) -> Option<&Machine> {
-        self.machines.get(self.place_of(node)?)
-    }
-
-    fn place_of(&self, node: NodeId) -> Option<usize> {
-        usize::try_from(node.number()).ok()?.checked_sub(1).filter(|it| *it < self.machines.len())
-    }
-
-    /// Sends what a node wants sent.
-    fn ship(&mut self, place: usize) {
-        let Some(node) = &mut self.machines[place].node else { return };
-        let outbox = std::mem::take(&mut node.outbox);
-        let snapshots = std::mem::take(&mut node.snapshots);
-        if let Some(members) = node.members.take() {
-            let id = self.machines[place].id;
-            let others = members.iter().map(|member| member.node).filter(|node| *node != id);
-            self.machines[place].peers = others.collect();
-        }
-        for Sent { to, urgent, packet } in outbox {
-            let channel = packet.channel(urgent);
-            let bytes = packet.encode(GROUP);
-            for to in to {
-                self.send(place, to, channel, &bytes);
-            }
-        }
-        for (to, index, head) in snapshots {
-            self.begin_stream(place, to, index, head);
-        }
-    }
-
-    fn send(
-        &mut self,
-        place: usize,
-        to: NodeId,
-        channel: quorate_replicator::Channel,
-        bytes: &bytes::Bytes,
-    ) {
-        let Some(to) = self.place_of(to).filter(|to| *to != place) else { return };
-        let from = self.machines[place].id;
-        let arrivals = self.network.send(place, to, channel, self.now);
-        for at in arrivals.into_iter().flatten() {
-            self.queue.push(at, Event::Packet { to, from, bytes: bytes.clone() });
-        }
-    }
-
-    fn arrived(&mut self, to: usize, from: NodeId, bytes: &bytes::Bytes) -> Checked {
-        bytes.len().hash(&mut self.hasher);
-        let machine = &mut self.machines[to];
-        let local = machine.local(self.now);
-        let Some(node) = &mut machine.node else { return Ok(()) };
-        let packet = match Packet::decode(bytes) {
-            Ok((_, packet)) => packet,
-            Err(error) => {
-                let (to, bytes) = (machine.id, bytes.len());
-                return violation(format!("{to} cannot read {bytes} bytes of {from}: {error}"));
-            }
-        };
-        let returned = machine.liveness.heard(from, local);
-        if returned {
-            node.input(Input::Peer { node: from, alive: true });
-        }
-        let silent = packet == Packet::Alive && !returned;
-        node.packet(local, from, packet);
-        if silent { Ok(()) } else { self.after(to) }
-    }
-
-    /// A node says that it is there, and looks who is not.
-    fn say_alive(&mut self, place: usize, life: u32) -> Checked {
-        if !self.is_of(place, life) {
-            return Ok(());
-        }
-        let machine = &mut self.machines[place];
-        let (says, gone) = machine.liveness.look(machine.local(self.now));
-        let wake = machine.when(machine.liveness.wake_at());
-        if says {
-            let peers = machine.peers.clone();
-            let bytes = Packet::Alive.encode(GROUP);
-            for peer in peers {
-                self.send(place, peer, quorate_replicator::Channel::Control, &bytes);
-            }
-        }
-        self.queue.push(wake.max(self.now + MS), Event::Alive { place, life });
-        if gone.is_empty() {
-            return Ok(());
-        }
-        self.with(place, life, |node, _| {
-            for peer in gone {
-                node.input(Input::Peer { node: peer, alive: false });
-            }
-        })
-    }
-
-    /// Plans what the disk and the clock owe a node.
-    fn arm(&mut self, place: usize) {
-        let (now, life) = (self.now, self.machines[place].life);
-        let local = self.machines[place].local(now);
-        let Some(node) = &mut self.machines[place].node else { return };
-        let begun = node.begin_commit();
-        let full = node.is_full();
-        let (job, fetch) = (node.has_job(), node.has_fetch());
-        let (install, wake) = (node.wants_install(), node.wake_at(local));
-        if begun && !self.machines[place].syncing {
-            self.machines[place].syncing = true;
-            let time = self.disk_time(place);
-            self.plan(time, Event::Synced { place, life });
-        } else if full && !std::mem::replace(&mut self.machines[place].retrying, true) {
-            self.plan(MS * 20, Event::LogRetry { place, life });
-        }
-        if job && !self.machines[place].storing {
-            self.machines[place].storing = true;
-            let time = self.disk_time(place) * 4;
-            self.plan(time, Event::Stored { place, life });
-        }
-        if fetch && !self.machines[place].fetching {
-            self.machines[place].fetching = true;
-            let time = self.disk_time(place) / 2;
-            self.plan(time, Event::Fetched { place, life });
-        }
-        if install && !self.machines[place].installing {
-            self.machines[place].installing = true;
-            let time = self.disk_time(place) * 2;
-            self.plan(time, Event::Installed { place, life });
-        }
-        if let Some(wake) = wake {
-            // A shell never wakes earlier, and a little later.
-            let at = self.machines[place].when(wake).max(now + MS / 20);
-            if self.machines[place].wake.is_none_or(|planned| at < planned) {
-                self.machines[place].wake = Some(at);
-                self.queue.push(at, Event::Wake { place, life });
-            }
-        }
-    }
-
-    fn synced(&mut self, place: usize, life: u32) -> Checked {
-        if self.is_of(place, life) {
-            self.machines[place].syncing = false;
-        }
-        self.with(place, life, |node, _| {
-            node.end_commit();
-            node.maintain();
-        })
-    }
-
-    /// What a node shows after its turn; one that stopped is started again after a while.
-    fn judge(&mut self, place: usize) -> Checked {
-        let machine = &mut self.machines[place];
-        let Some(node) = &machine.node else { return Ok(()) };
-        if let Some(cause) = node.faulted() {
-            let cause = cause.to_owned();
-            if cause.contains("panic") || cause.contains("differs") {
-                return violation(format!("{} stopped: {cause}", machine.id));
-            }
-            self.tell(|it| format!("{} stopped: {cause}", it.machines[place].id));
-            let keep = if self.rng.bool() { Some(self.keep()) } else { None };
-            self.die(place, keep);
-            // Whoever starts what may not take part does not do so all the time.
-            let soon = if self.machines[place].wiped {
-                self.swarm.tuning.election_timeout
-            } else {
-                MS * 5
-            };
-            self.restart_after(place, soon, soon + MS * 200);
-            return Ok(());
-        }
-        let status = node.status();
-        self.oracle.seen(&status)?;
-        self.laws.shows(machine.id, &mut machine.shown, &status)
     }
 
     fn restart_after(&mut self, place: usize, min: Duration, max: Duration) {

@@ -1,0 +1,258 @@
+//! A turn of a node, and all that comes of it: what is looked at, sent, planned and judged.
+
+use std::hash::Hash;
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use quorate_engine::engine::{EngineDriver, Input};
+use quorate_engine::{Packet, Sent};
+use quorate_replicator::{Channel, NodeId};
+use quorate_storage::Tag;
+
+use super::event::Event;
+use super::machine::Machine;
+use super::watched::Seen;
+use super::{Cluster, MS};
+use crate::node::GROUP;
+use crate::oracle::{Checked, violation};
+
+impl<D: EngineDriver> Cluster<'_, D> {
+    /// A turn of a node, and all that comes of it.
+    pub(super) fn after(&mut self, place: usize) -> Checked {
+        loop {
+            let machine = &mut self.machines[place];
+            let local = machine.local(self.now);
+            let Some(node) = &mut machine.node else { return Ok(()) };
+            node.turn(local);
+            let news = std::mem::take(&mut node.news);
+            self.look(place)?;
+            let mut again = false;
+            for news in news {
+                again |= self.news(place, news)?;
+            }
+            if !again {
+                break;
+            }
+        }
+        self.ship(place);
+        self.arm(place);
+        self.judge(place)
+    }
+
+    /// What the engine did in its turn.
+    pub(super) fn look(&mut self, place: usize) -> Checked {
+        let sight = Arc::clone(&self.machines[place].sight);
+        let mut sight = sight.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = self.machines[place].id;
+        for seen in sight.drain(..) {
+            match seen {
+                Seen::Leads { term } => {
+                    self.tell(|_| format!("{id} leads in term {term}"));
+                    self.laws.leads(id, term)?;
+                    // Whoever leads others has stored its own vote before they could give theirs.
+                    let machine = &mut self.machines[place];
+                    if machine.voters[0].len() > 1 {
+                        machine.led = machine.led.max(term);
+                    }
+                }
+                Seen::Delivered { index, tag } => {
+                    if self.laws.delivered(id, index, tag)? {
+                        self.is_on_a_quorum(place, index, tag)?;
+                    }
+                }
+                Seen::Installed { index } => {
+                    self.tell(|_| format!("{id} puts a snapshot at {index} in force"));
+                }
+                Seen::Members { index, voters, learners } => {
+                    self.operator.learns(index, &voters, learners);
+                    let known = &mut self.machines[place].voters;
+                    if known[0] != voters {
+                        known[1] = std::mem::replace(&mut known[0], voters.clone());
+                        self.tell(|_| format!("{id} says that {voters:?} vote"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A decided entry is durable on a majority. While voters change, those of before or of after count.
+    pub(super) fn is_on_a_quorum(&self, place: usize, index: u64, tag: Tag) -> Checked {
+        let is_majority = |voters: &Vec<NodeId>| {
+            let has =
+                |voter: &&NodeId| self.machine_of(**voter).is_some_and(|it| it.has(index, tag));
+            !voters.is_empty() && 2 * voters.iter().filter(has).count() > voters.len()
+        };
+        if self.machines[place].voters.iter().any(is_majority) {
+            return Ok(());
+        }
+        let [voters, before] = &self.machines[place].voters;
+        violation(format!(
+            "{} says that {index} is decided, and it is durable on no majority of {voters:?} or {before:?}",
+            self.machines[place].id
+        ))
+    }
+
+    pub(super) fn machine_of(&self, node: NodeId) -> Option<&Machine> {
+        self.machines.get(self.place_of(node)?)
+    }
+
+    pub(super) fn place_of(&self, node: NodeId) -> Option<usize> {
+        usize::try_from(node.number()).ok()?.checked_sub(1).filter(|it| *it < self.machines.len())
+    }
+
+    /// Sends what a node wants sent.
+    pub(super) fn ship(&mut self, place: usize) {
+        let Some(node) = &mut self.machines[place].node else { return };
+        let outbox = std::mem::take(&mut node.outbox);
+        let snapshots = std::mem::take(&mut node.snapshots);
+        if let Some(members) = node.members.take() {
+            let id = self.machines[place].id;
+            let others = members.iter().map(|member| member.node).filter(|node| *node != id);
+            self.machines[place].peers = others.collect();
+        }
+        for Sent { to, urgent, packet } in outbox {
+            let channel = packet.channel(urgent);
+            let bytes = packet.encode(GROUP);
+            for to in to {
+                self.send(place, to, channel, &bytes);
+            }
+        }
+        for (to, index, head) in snapshots {
+            self.begin_stream(place, to, index, head);
+        }
+    }
+
+    pub(super) fn send(&mut self, place: usize, to: NodeId, channel: Channel, bytes: &Bytes) {
+        let Some(to) = self.place_of(to).filter(|to| *to != place) else { return };
+        let from = self.machines[place].id;
+        let arrivals = self.network.send(place, to, channel, self.now);
+        for at in arrivals.into_iter().flatten() {
+            self.queue.push(at, Event::Packet { to, from, bytes: bytes.clone() });
+        }
+    }
+
+    pub(super) fn arrived(&mut self, to: usize, from: NodeId, bytes: &Bytes) -> Checked {
+        bytes.len().hash(&mut self.hasher);
+        let machine = &mut self.machines[to];
+        let local = machine.local(self.now);
+        let Some(node) = &mut machine.node else { return Ok(()) };
+        let packet = match Packet::decode(bytes) {
+            Ok((_, packet)) => packet,
+            Err(error) => {
+                let (to, bytes) = (machine.id, bytes.len());
+                return violation(format!("{to} cannot read {bytes} bytes of {from}: {error}"));
+            }
+        };
+        let returned = machine.liveness.heard(from, local);
+        if returned {
+            node.input(Input::Peer { node: from, alive: true });
+        }
+        let silent = packet == Packet::Alive && !returned;
+        node.packet(local, from, packet);
+        if silent { Ok(()) } else { self.after(to) }
+    }
+
+    /// A node says that it is there, and looks who is not.
+    pub(super) fn say_alive(&mut self, place: usize, life: u32) -> Checked {
+        if !self.is_of(place, life) {
+            return Ok(());
+        }
+        let machine = &mut self.machines[place];
+        let (says, gone) = machine.liveness.look(machine.local(self.now));
+        let wake = machine.when(machine.liveness.wake_at());
+        if says {
+            let peers = machine.peers.clone();
+            let bytes = Packet::Alive.encode(GROUP);
+            for peer in peers {
+                self.send(place, peer, Channel::Control, &bytes);
+            }
+        }
+        self.queue.push(wake.max(self.now + MS), Event::Alive { place, life });
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.with(place, life, |node, _| {
+            for peer in gone {
+                node.input(Input::Peer { node: peer, alive: false });
+            }
+        })
+    }
+
+    /// Plans what the disk and the clock owe a node.
+    pub(super) fn arm(&mut self, place: usize) {
+        let (now, life) = (self.now, self.machines[place].life);
+        let local = self.machines[place].local(now);
+        let Some(node) = &mut self.machines[place].node else { return };
+        let begun = node.begin_commit();
+        let full = node.is_full();
+        let (job, fetch) = (node.has_job(), node.has_fetch());
+        let (install, wake) = (node.wants_install(), node.wake_at(local));
+        if begun && !self.machines[place].syncing {
+            self.machines[place].syncing = true;
+            let time = self.disk_time(place);
+            self.plan(time, Event::Synced { place, life });
+        } else if full && !std::mem::replace(&mut self.machines[place].retrying, true) {
+            self.plan(MS * 20, Event::LogRetry { place, life });
+        }
+        if job && !self.machines[place].storing {
+            self.machines[place].storing = true;
+            let time = self.disk_time(place) * 4;
+            self.plan(time, Event::Stored { place, life });
+        }
+        if fetch && !self.machines[place].fetching {
+            self.machines[place].fetching = true;
+            let time = self.disk_time(place) / 2;
+            self.plan(time, Event::Fetched { place, life });
+        }
+        if install && !self.machines[place].installing {
+            self.machines[place].installing = true;
+            let time = self.disk_time(place) * 2;
+            self.plan(time, Event::Installed { place, life });
+        }
+        if let Some(wake) = wake {
+            // A shell never wakes earlier, and a little later.
+            let at = self.machines[place].when(wake).max(now + MS / 20);
+            if self.machines[place].wake.is_none_or(|planned| at < planned) {
+                self.machines[place].wake = Some(at);
+                self.queue.push(at, Event::Wake { place, life });
+            }
+        }
+    }
+
+    pub(super) fn synced(&mut self, place: usize, life: u32) -> Checked {
+        if self.is_of(place, life) {
+            self.machines[place].syncing = false;
+        }
+        self.with(place, life, |node, _| {
+            node.end_commit();
+            node.maintain();
+        })
+    }
+
+    /// What a node shows after its turn; one that stopped is started again after a while.
+    pub(super) fn judge(&mut self, place: usize) -> Checked {
+        let machine = &mut self.machines[place];
+        let Some(node) = &machine.node else { return Ok(()) };
+        if let Some(cause) = node.faulted() {
+            let cause = cause.to_owned();
+            if cause.contains("panic") || cause.contains("differs") {
+                return violation(format!("{} stopped: {cause}", machine.id));
+            }
+            self.tell(|it| format!("{} stopped: {cause}", it.machines[place].id));
+            let keep = if self.rng.bool() { Some(self.keep()) } else { None };
+            self.die(place, keep);
+            // Whoever starts what may not take part does not do so all the time.
+            let soon = if self.machines[place].wiped {
+                self.swarm.tuning.election_timeout
+            } else {
+                MS * 5
+            };
+            self.restart_after(place, soon, soon + MS * 200);
+            return Ok(());
+        }
+        let status = node.status();
+        self.oracle.seen(&status)?;
+        self.laws.shows(machine.id, &mut machine.shown, &status)
+    }
+}
