@@ -23,8 +23,10 @@ pub(crate) const CROSSING: Duration = Duration::from_secs(1);
 pub(crate) struct Contact {
     me: NodeId,
     peer: NodeId,
-    /// How often this node has dialled.
-    attempts: u64,
+    /// The number of this node's last dial to the peer; numbers rise over all peers.
+    attempt: u64,
+    /// How often this node has dialled the peer.
+    dials: u64,
     /// The dial under way, and since when.
     dialling: Option<(u64, Duration)>,
     linked: Option<Linked>,
@@ -37,8 +39,8 @@ pub(crate) struct Contact {
 struct Linked {
     generation: u64,
     incarnation: u64,
-    /// How often the peer had dialled when the connection was made.
-    attempts: u64,
+    /// The number of the peer's last dial when the connection was made.
+    attempt: u64,
 }
 
 /// What becomes of a greeting of somebody who has dialled.
@@ -54,12 +56,17 @@ pub(crate) enum Greeted {
 
 impl Contact {
     pub(crate) fn new(me: NodeId, peer: NodeId) -> Self {
-        Self { me, peer, attempts: 0, dialling: None, linked: None, generation: 0 }
+        Self { me, peer, attempt: 0, dials: 0, dialling: None, linked: None, generation: 0 }
+    }
+
+    /// The number of this node's last dial.
+    pub(crate) fn attempt(&self) -> u64 {
+        self.attempt
     }
 
     /// How often this node has dialled.
-    pub(crate) fn attempts(&self) -> u64 {
-        self.attempts
+    pub(crate) fn dials(&self) -> u64 {
+        self.dials
     }
 
     /// How many connections there were.
@@ -67,14 +74,15 @@ impl Contact {
         self.generation
     }
 
-    /// Begins a dial, unless there is a connection.
-    pub(crate) fn begin_dial(&mut self, now: Duration) -> Option<u64> {
-        if self.linked.is_some() {
-            return None;
+    /// Begins the dial of this number, unless there is a connection.
+    pub(crate) fn begin_dial(&mut self, now: Duration, attempt: u64) -> bool {
+        let begins = self.linked.is_none();
+        if begins {
+            self.attempt = attempt;
+            self.dials += 1;
+            self.dialling = Some((attempt, now));
         }
-        self.attempts += 1;
-        self.dialling = Some((self.attempts, now));
-        Some(self.attempts)
+        begins
     }
 
     /// A dial was answered with this greeting. Its connection counts under the number, or not, if another one came
@@ -102,7 +110,7 @@ impl Contact {
                     linked.incarnation, theirs.incarnation
                 ));
             }
-            if theirs.incarnation == linked.incarnation && theirs.attempt <= linked.attempts {
+            if theirs.incarnation == linked.incarnation && theirs.attempt <= linked.attempt {
                 return Greeted::Stale(format!("{peer} is connected already"));
             }
         } else if let Some((_, since)) = self.dialling
@@ -135,7 +143,7 @@ impl Contact {
         self.linked = Some(Linked {
             generation: self.generation,
             incarnation: theirs.incarnation,
-            attempts: theirs.attempt,
+            attempt: theirs.attempt,
         });
         self.generation
     }
@@ -168,8 +176,8 @@ mod tests {
     #[test]
     fn of_two_dials_that_cross_the_lower_ids_one_stays() {
         let (mut one, mut two) = (contact(1, 2), contact(2, 1));
-        let of_one = one.begin_dial(NOW).unwrap();
-        let of_two = two.begin_dial(NOW).unwrap();
+        let (of_one, of_two) = (11, 22);
+        assert!(one.begin_dial(NOW, of_one) && two.begin_dial(NOW, of_two));
         assert_eq!(one.greeted(NOW, &hello(2, 1, 5, of_two)), Greeted::Crossed);
         assert_eq!(two.greeted(NOW, &hello(1, 2, 7, of_one)), Greeted::Accept(1));
         assert_eq!(one.answered(of_one, &hello(2, 1, 5, of_two)), Some(1));
@@ -182,10 +190,11 @@ mod tests {
     #[test]
     fn a_dial_that_leads_nowhere_does_not_hold_up_the_other() {
         let mut one = contact(1, 2);
-        let attempt = one.begin_dial(NOW).unwrap();
+        let attempt = 7;
+        assert!(one.begin_dial(NOW, attempt));
         assert_eq!(one.greeted(NOW + CROSSING, &hello(2, 1, 5, 1)), Greeted::Accept(1));
         assert_eq!(one.answered(attempt, &hello(2, 1, 5, 1)), None);
-        assert_eq!(one.begin_dial(NOW), None);
+        assert!(!one.begin_dial(NOW, 8));
     }
 
     #[test]
@@ -198,7 +207,7 @@ mod tests {
         one.lost(1);
         assert!(one.counts(2));
         one.lost(2);
-        assert!(one.begin_dial(NOW).is_some());
+        assert!(one.begin_dial(NOW, 1));
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub(crate) struct Hello {
     pub(crate) node: NodeId,
     /// Which life of the node; rises with each start.
     pub(crate) incarnation: u64,
-    /// How often this life has dialled the other end, this time included. It tells a greeting from one that is older.
+    /// The number of the last dial to the other end, this one if it is one. Numbers rise within a life, so that a greeting can
+    /// be told from an older one.
     pub(crate) attempt: u64,
     /// Who is meant.
     pub(crate) to: NodeId,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub(crate) struct Node {
     /// The zero of the moments that the sans-IO parts are given.
     start: Instant,
     credentials: RwLock<Arc<Credentials>>,
+    /// Dials so far, to all peers: a peer that is removed and added goes on counting.
+    dials: AtomicU64,
     // Read for each message, written when the membership changes.
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     closed: watch::Sender<bool>,
@@ -97,6 +99,7 @@ impl Node {
             quinn_tasks,
             start: Instant::now(),
             credentials: RwLock::new(Arc::new(credentials)),
+            dials: AtomicU64::new(0),
             peers: RwLock::default(),
             closed: watch::Sender::new(false),
             is_closed: AtomicBool::new(false),
@@ -224,6 +227,11 @@ impl Node {
             attempt,
             to,
         }
+    }
+
+    /// The number of a new dial, greater than all before.
+    pub(crate) fn next_dial(&self) -> u64 {
+        self.dials.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Time since this node began.

@@ -3,15 +3,18 @@
 mod cluster;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use cluster::receiver::{Receiver, connected, explained, refused, until};
 use cluster::{Cluster, Relay, limits};
 use quorate_replicator::{
-    BulkError, BulkId, BulkOffer, BulkSource, Bytes, Channel, NodeId, PeerState, SendError,
-    Transport,
+    BulkError, BulkId, BulkOffer, BulkSink, BulkSource, Bytes, Channel, Inbound, NodeId, PeerState,
+    SendError, Transport,
 };
 use quorate_transport_quic::{Direction, QuicTransport};
+use tokio::sync::watch;
 
 const TWO: NodeId = NodeId::new(2);
 
@@ -96,6 +99,70 @@ async fn a_node_that_runs_twice_is_noticed() {
     close(&lives).await;
 }
 
+/// Holds on to its thread with the first message until the second one comes, or for a while.
+#[derive(Debug)]
+struct Holding {
+    second: Mutex<mpsc::Receiver<()>>,
+    came: mpsc::Sender<()>,
+    overlapped: watch::Sender<Option<bool>>,
+    messages: AtomicU64,
+}
+
+#[async_trait::async_trait]
+impl Inbound for Holding {
+    async fn message(&self, _: NodeId, _: Channel, _: Bytes) {
+        if self.messages.fetch_add(1, Ordering::SeqCst) == 0 {
+            let waited = self.second.lock().unwrap().recv_timeout(Duration::from_millis(700));
+            self.overlapped.send_replace(Some(waited.is_ok()));
+        } else {
+            let _ = self.came.send(());
+        }
+    }
+
+    fn peer(&self, _: NodeId, _: PeerState) {}
+
+    fn bulk(&self, _: NodeId, _: BulkOffer) -> Result<Box<dyn BulkSink>, String> {
+        Err("nothing is wanted here".into())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_new_connection_delivers_after_the_old_one_has_ended() {
+    let cluster = Cluster::new(limits());
+    let (two, lives) = (cluster.node(2, 1), [cluster.node(1, 1), cluster.node(1, 2)]);
+    let (came, second) = mpsc::channel();
+    let overlapped = watch::Sender::new(None);
+    two.receive(Arc::new(Holding {
+        second: Mutex::new(second),
+        came,
+        overlapped: overlapped.clone(),
+        messages: AtomicU64::new(0),
+    }));
+    two.add_peer(NodeId::new(1), lives[0].listens_on().to_string());
+    let mut receivers = Vec::new();
+    for life in &lives {
+        life.add_peer(TWO, two.listens_on().to_string());
+        receivers.push(Receiver::at(life));
+        until("a life connects", || {
+            cluster::receiver::state(life, 2) == Some(PeerState::Connected)
+        })
+        .await;
+        life.send(TWO, Channel::Control, hello()).unwrap();
+        if life.status().incarnation == 1 {
+            until("the first message is sent", || life.status().peers[0].sent == 1).await;
+        }
+    }
+    let mut told = overlapped.subscribe();
+    let told = *told.wait_for(Option::is_some).await.unwrap();
+    assert_eq!(
+        told,
+        Some(false),
+        "a message came while one of the connection before was with the receiver"
+    );
+    close(&[two]).await;
+    close(&lives).await;
+}
+
 #[tokio::test]
 async fn the_wrong_node_at_an_address_is_named() {
     let cluster = Cluster::new(limits());
@@ -176,7 +243,7 @@ async fn a_transfer_is_shown_while_it_runs_at_its_rate() {
 #[tokio::test]
 async fn a_transfer_to_a_peer_that_is_gone_ends_with_the_reason() {
     let mut limits = limits();
-    limits.bulk_give_up_after = std::time::Duration::from_millis(300);
+    limits.bulk_give_up_after = Duration::from_millis(300);
     let cluster = Cluster::new(limits);
     let nodes = cluster.nodes(2);
     let _receivers: Vec<_> = nodes.iter().map(|node| Receiver::at(node)).collect();
