@@ -170,11 +170,11 @@ async fn greet_peer(
     }
     let greeted = peer.link(
         connection,
-        |contact| (contact.greeted(node.now(), &theirs), contact.attempts()),
+        |contact| (contact.greeted(node.now(), &theirs), contact.attempt()),
         |(greeted, _)| if let Greeted::Accept(number) = greeted { Some(*number) } else { None },
     );
-    let (generation, attempts) = match greeted {
-        (Greeted::Accept(number), attempts) => (number, attempts),
+    let (generation, attempt) = match greeted {
+        (Greeted::Accept(number), attempt) => (number, attempt),
         (Greeted::Crossed, _) => {
             close(connection, CloseCode::Crossed, "this node dials too, and goes first");
             return Err(None);
@@ -187,6 +187,6 @@ async fn greet_peer(
         incarnation: theirs.incarnation,
         not_after: certified.not_after,
     };
-    let hello = node.hello(id, attempts).encode();
+    let hello = node.hello(id, attempt).encode();
     Ok(Admitted { peer: Arc::clone(peer), link: Arc::new(link), send, hello })
 }

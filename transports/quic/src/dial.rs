@@ -34,10 +34,11 @@ pub(crate) async fn keep_connected(node: Arc<Node>, peer: Arc<Peer>) {
     let mut pause = pause_min;
     while !peer.is_removed() {
         let began = Instant::now();
-        let attempt = peer.contact(|contact| contact.begin_dial(node.now()));
-        let ended = match attempt {
-            Some(attempt) => attend(&node, &peer, attempt).await,
-            None => {
+        let attempt = node.next_dial();
+        let begins = peer.contact(|contact| contact.begin_dial(node.now(), attempt));
+        let ended = match begins {
+            true => attend(&node, &peer, attempt).await,
+            false => {
                 // A connection that the peer has made counts; its end is told.
                 peer.lost.notified().await;
                 Ok(())
