@@ -93,12 +93,14 @@ impl Compaction {
         self.running.is_none()
             && applied > self.stored
             && (self.bytes_since >= self.policy.log_bytes
-                || now.saturating_sub(self.begun_at) >= self.policy.interval)
+                || self.bytes_since > 0
+                    && now.saturating_sub(self.begun_at) >= self.policy.interval)
     }
 
-    /// When a checkpoint is due by time.
+    /// When a checkpoint is due by time: never for entries without frames alone, so that a group that has nothing keeps no
+    /// file.
     pub(crate) fn wake_at(&self, applied: Index) -> Option<Now> {
-        (self.running.is_none() && applied > self.stored)
+        (self.running.is_none() && applied > self.stored && self.bytes_since > 0)
             .then(|| self.begun_at + self.policy.interval)
     }
 

@@ -261,6 +261,11 @@ impl Output {
         self.last_seq
     }
 
+    /// Gives memory back that was needed for a large turn. Everything was taken out before.
+    pub(crate) fn rest(&mut self) {
+        *self = Self { last_seq: self.last_seq, ..Self::default() };
+    }
+
     /// The seq of the last write of any turn; 0 before the first.
     pub fn last_seq(&self) -> Seq {
         self.last_seq

@@ -410,6 +410,14 @@ impl<C: Callers> Pool<C> {
         }
     }
 
+    /// Gives back the memory of queues that were longer.
+    pub(crate) fn rest(&mut self) {
+        self.idle.shrink_to_fit();
+        self.placed.shrink_to_fit();
+        self.forwarded.shrink_to_fit();
+        self.released.shrink_to_fit();
+    }
+
     /// Ends everything; `error` is told whether the frame was ever handed to the engine.
     pub(crate) fn end(
         &mut self,

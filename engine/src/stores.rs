@@ -110,6 +110,17 @@ impl Stores {
             let recovered = recovered.remove(&group).unwrap_or_default();
             let reset = recovered.reset.as_ref().map(|(index, _)| *index);
             checkpoints.recover(reset).map_err(of_checkpoint)?;
+            let held = checkpoints.latest().map_or(0, |meta| meta.index);
+            if recovered.first > held + 1 {
+                return Err(OpenError::Corrupt {
+                    problem: format!(
+                        "the log of g{} begins at {} and its checkpoint ends at {held}: the file in `checkpoint` is missing or older than \
+                         the log; restore the directory from a backup, or in a cluster remove the node and add it again",
+                        group.number(),
+                        recovered.first
+                    ),
+                });
+            }
             groups.push(GroupStores { checkpoints, recovered });
         }
         Ok(Self { directory: opened, log, groups })

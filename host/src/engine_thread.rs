@@ -104,6 +104,16 @@ impl GroupSlot {
     }
 }
 
+impl GroupSlot {
+    /// Gives back the memory of a group that sleeps.
+    fn rest(&mut self) {
+        self.core.rest();
+        self.effects = Effects::default();
+        self.backlog.shrink_to_fit();
+        self.subscribers.shrink_to_fit();
+    }
+}
+
 /// Everything that the thread owns.
 #[derive(Debug)]
 pub(crate) struct EngineThread {
@@ -212,10 +222,18 @@ impl EngineThread {
         } else if again {
             self.wake(group);
         }
+        let has_many = self.groups.len() > 1;
         let slot = &mut self.groups[group];
         if !slot.is_due {
             slot.wake = slot.core.wake_at(now);
-            self.wakes.extend(slot.wake.map(|at| (at, group)));
+            match slot.wake {
+                Some(at) => {
+                    self.wakes.insert((at, group));
+                }
+                // With one group, what it has it needs again.
+                None if has_many => slot.rest(),
+                None => {}
+            }
         }
     }
 

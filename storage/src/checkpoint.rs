@@ -120,7 +120,8 @@ pub struct CheckpointStore {
 
 #[derive(Clone, Debug)]
 struct Current {
-    database: Arc<Database>,
+    /// None until something is to be kept: a group that has nothing costs no file.
+    database: Option<Arc<Database>>,
     latest: Option<(CheckpointMeta, Summary)>,
 }
 
@@ -177,7 +178,7 @@ impl CheckpointStore {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Missing`], [`CheckpointError::Damaged`], [`CheckpointError::Newer`] and
+    /// [`CheckpointError::Damaged`], [`CheckpointError::Newer`] and
     /// [`CheckpointError::Io`] as they say.
     pub fn open(
         disk: Arc<dyn Disk>,
@@ -186,11 +187,16 @@ impl CheckpointStore {
         cache_bytes: usize,
     ) -> Result<Self, CheckpointError> {
         let paths = Paths::new(group);
-        if mode == CheckpointMode::Create {
-            prepare(&*disk, &paths, cache_bytes)?;
+        let (mut database, mut latest) = (None, None);
+        if exists(&*disk, &paths.file)? {
+            let opened = open_database(&*disk, &paths.file, mode, cache_bytes)?;
+            latest = read_meta(&opened, &paths.file)?;
+            database = Some(Arc::new(opened));
+        } else if mode == CheckpointMode::Create {
+            disk.create_dir_all(CHECKPOINT_DIR)
+                .and_then(|()| disk.sync_dir(""))
+                .map_err(CheckpointError::io(format!("create {CHECKPOINT_DIR}")))?;
         }
-        let database = open_database(&*disk, &paths.file, mode, cache_bytes)?;
-        let latest = read_meta(&database, &paths.file)?;
         Ok(Self {
             disk,
             paths,
@@ -199,7 +205,7 @@ impl CheckpointStore {
             sticky: Arc::default(),
             writer: Mutex::new(()),
             stages: Arc::default(),
-            current: Mutex::new(Current { database: Arc::new(database), latest }),
+            current: Mutex::new(Current { database, latest }),
         })
     }
 
@@ -231,6 +237,10 @@ impl CheckpointStore {
             }
             summary = known;
         }
+        let database = match database {
+            Some(database) => database,
+            None => self.create()?,
+        };
         let CheckpointWrite { meta, machine_pairs, host_pairs } = write;
         self.sticky.run("write a checkpoint", || {
             let transaction = durable(&database)?;
@@ -253,7 +263,7 @@ impl CheckpointStore {
         self.sticky.check()?;
         let current = self.current();
         let Some(latest) = current.latest.clone() else { return Ok(None) };
-        let database = Arc::clone(&current.database);
+        let database = Arc::clone(current.database.as_ref().expect("what it has is in a file"));
         // Under the lock: a write in progress is committed before or after the two are taken together.
         let tables = self.sticky.run("read a checkpoint", || {
             let transaction = database.begin_read()?;
@@ -290,7 +300,7 @@ impl CheckpointStore {
         }
         drop(pin);
         let current = self.current.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let Some(database) = Arc::get_mut(&mut current.database) else {
+        let Some(database) = current.database.as_mut().and_then(Arc::get_mut) else {
             return Err(CheckpointError::Pinned);
         };
         match database.check_integrity() {
@@ -344,7 +354,7 @@ impl CheckpointStore {
             .and_then(|()| self.disk.sync_dir(CHECKPOINT_DIR))
             .map_err(|error| self.sticky.fault("install a snapshot", error))?;
         let latest = Some((meta.clone(), summary));
-        *self.current() = Current { database: Arc::new(database), latest };
+        *self.current() = Current { database: Some(Arc::new(database)), latest };
         Ok(meta)
     }
 
@@ -395,7 +405,7 @@ impl CheckpointStore {
                 .and_then(|()| self.disk.sync_dir(CHECKPOINT_DIR))
                 .map_err(CheckpointError::io(format!("put {path} in force")))?;
         }
-        *current = Current { database: Arc::new(database), latest: Some(latest) };
+        *current = Current { database: Some(Arc::new(database)), latest: Some(latest) };
         Ok(true)
     }
 
@@ -419,7 +429,8 @@ impl CheckpointStore {
         }
         // Held all the time, so that nobody pins what is moved.
         let mut current = self.current();
-        let Some(database) = Arc::get_mut(&mut current.database) else {
+        let Some(database) = &mut current.database else { return Ok(false) };
+        let Some(database) = Arc::get_mut(database) else {
             return Err(CheckpointError::Pinned);
         };
         let mut won = false;
@@ -436,6 +447,19 @@ impl CheckpointStore {
             won = true;
         }
         Ok(won)
+    }
+
+    /// Makes the file, for the first checkpoint.
+    fn create(&self) -> Result<Arc<Database>, CheckpointError> {
+        let made = prepare(&*self.disk, &self.paths, self.cache_bytes).and_then(|()| {
+            open_database(&*self.disk, &self.paths.file, self.mode, self.cache_bytes)
+        });
+        let database = Arc::new(made.map_err(|error| {
+            let cause = error.to_string();
+            self.sticky.fault("create a checkpoint", redb::Error::Io(io::Error::other(cause)))
+        })?);
+        self.current().database = Some(Arc::clone(&database));
+        Ok(database)
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
@@ -583,18 +607,18 @@ fn decode_meta(bytes: &[u8], path: &str) -> Result<(CheckpointMeta, Summary), Ch
     Ok((CheckpointMeta { index, position, mark, state, log_watermark }, summary))
 }
 
-/// Makes a file with empty tables if there is none, under another name until it is complete.
+fn exists(disk: &dyn Disk, path: &str) -> Result<bool, CheckpointError> {
+    match disk.open(path, OpenMode::Read) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(CheckpointError::io(format!("open {path}"))(error)),
+    }
+}
+
+/// Makes a file with empty tables, under another name until it is complete.
 fn prepare(disk: &dyn Disk, paths: &Paths, cache_bytes: usize) -> Result<(), CheckpointError> {
     let failed = || CheckpointError::io(format!("create {}", paths.file));
-    match disk.open(&paths.file, OpenMode::Read) {
-        Ok(_) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed()(error)),
-    }
-    disk.create_dir_all(CHECKPOINT_DIR)
-        .and_then(|()| disk.sync_dir(""))
-        .and_then(|()| remove_if_there(disk, &paths.new))
-        .map_err(failed())?;
+    remove_if_there(disk, &paths.new).map_err(failed())?;
     let file = disk.open(&paths.new, OpenMode::CreateNew).map_err(failed())?;
     let make = || {
         let database = builder(cache_bytes).create_with_backend(FileBackend::new(file))?;

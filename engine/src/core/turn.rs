@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use quorate_replicator::{Event, Role};
 use quorate_storage::{Body, Record};
 
-use crate::batch::BatchHead;
+use crate::batch::{BatchEncoder, BatchHead};
 use crate::callers::{Answer, Callers, sooner};
 use crate::compaction::Running;
 use crate::effects::{CheckpointJob, Effects, Fetch, FetchFor, Sent};
@@ -86,6 +86,17 @@ impl<C: Callers> HostCore<C> {
             .into_iter()
             .chain(others)
             .fold(None, sooner)
+    }
+
+    /// Gives back the memory of a group that has nothing to do: there may be thousands of them.
+    pub fn rest(&mut self) {
+        self.out.rest();
+        self.inputs.shrink_to_fit();
+        self.sends.shrink_to_fit();
+        self.deliveries.shrink_to_fit();
+        self.checks.shrink_to_fit();
+        self.encoder = BatchEncoder::default();
+        self.pool.rest();
     }
 
     pub(super) fn step(&mut self, now: Now, input: Input) {

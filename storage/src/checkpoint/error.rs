@@ -19,7 +19,7 @@ pub enum CheckpointError {
         /// What the disk said.
         source: Arc<io::Error>,
     },
-    /// There is no checkpoint file, and none was to be created.
+    /// The file is gone between looking for it and opening it.
     #[error("there is no checkpoint file {path}")]
     Missing {
         /// Which.
