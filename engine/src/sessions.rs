@@ -46,6 +46,8 @@ impl Default for SessionLimits {
 /// 1. A live session is never evicted to make room.
 /// 2. A serial is in the table, or below `settled`, or was never decided.
 /// 3. A session ends by its own frame, or `idle_ms` after its last one, in log time.
+/// 4. One that ended by its own frame is remembered for as long: a late copy of its opening must not bring it back, or late copies
+///    of its frames would happen again.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     limits: SessionLimits,
@@ -54,6 +56,8 @@ pub(crate) struct Sessions {
     /// A moment for each session at which to look whether it has ended; never after its end. Moved only when it is
     /// reached, so that a busy session costs nothing here.
     looks: BTreeSet<(LogTime, SessionId)>,
+    /// Those that were closed, by when: what is remembered of them goes first when there is no room.
+    closed: BTreeSet<(LogTime, SessionId)>,
     /// Sessions changed or ended since the last checkpoint.
     changed: Vec<SessionId>,
 }
@@ -113,12 +117,13 @@ pub(crate) enum Lookup {
 
 impl Sessions {
     pub(crate) fn new(limits: SessionLimits) -> Self {
-        Self { limits, table: HashMap::default(), looks: BTreeSet::new(), changed: Vec::new() }
+        let (looks, closed) = (BTreeSet::new(), BTreeSet::new());
+        Self { limits, table: HashMap::default(), looks, closed, changed: Vec::new() }
     }
 
     /// How many are live.
     pub(crate) fn len(&self) -> usize {
-        self.table.len()
+        self.table.len() - self.closed.len()
     }
 
     /// Ends the sessions that were not used for too long at `now`.
@@ -130,23 +135,29 @@ impl Sessions {
             let Some(kept) = self.table.get(&id) else { continue };
             let end = kept.session.last_used.plus_ms(self.limits.idle_ms);
             if end <= now {
-                self.end(id);
+                self.forget(id);
             } else {
                 self.looks.insert((end, id));
             }
         }
     }
 
-    fn end(&mut self, id: SessionId) -> bool {
-        match self.table.remove(&id) {
-            Some(kept) => {
-                if !kept.changed {
-                    self.changed.push(id);
-                }
-                true
-            }
-            None => false,
+    fn forget(&mut self, id: SessionId) {
+        let Some(kept) = self.table.remove(&id) else { return };
+        if !kept.changed {
+            self.changed.push(id);
         }
+        if kept.session.is_closed() {
+            self.closed.remove(&(kept.session.last_used, id));
+        }
+    }
+
+    /// Ends a live session by its own frame; false if there is none.
+    fn close(&mut self, id: SessionId, now: LogTime) -> bool {
+        let Some(session) = self.change(id, now) else { return false };
+        session.close();
+        self.closed.insert((now, id));
+        true
     }
 
     /// Judges one frame at its place, and notes it as decided where that is what the verdict says. The reply of a
@@ -163,7 +174,7 @@ impl Sessions {
         match frame.role() {
             FrameRole::OpenSession => self.open(frame.id.session, place, now),
             FrameRole::CloseSession => {
-                if self.end(frame.id.session) {
+                if self.close(frame.id.session, now) {
                     Verdict::Session
                 } else {
                     Verdict::SessionEnded
@@ -182,8 +193,14 @@ impl Sessions {
         if self.change(id, now).is_some() {
             return Verdict::Session;
         }
+        if self.table.contains_key(&id) {
+            return Verdict::SessionEnded;
+        }
         if self.table.len() >= self.limits.sessions_max {
-            return Verdict::NoRoom(Resource::Sessions, self.limits.sessions_max as u64);
+            let Some((_, oldest)) = self.closed.first().copied() else {
+                return Verdict::NoRoom(Resource::Sessions, self.limits.sessions_max as u64);
+            };
+            self.forget(oldest);
         }
         let session = Session {
             opened: place,
@@ -198,9 +215,9 @@ impl Sessions {
         Verdict::Session
     }
 
-    /// The session, to be changed now.
+    /// The session, if it lives, to be changed now.
     fn change(&mut self, id: SessionId, now: LogTime) -> Option<&mut Session> {
-        let kept = self.table.get_mut(&id)?;
+        let kept = self.table.get_mut(&id).filter(|kept| !kept.session.is_closed())?;
         if !kept.changed {
             kept.changed = true;
             self.changed.push(id);
@@ -213,15 +230,16 @@ impl Sessions {
     /// Keeps the reply of a frame that [`judge`](Self::judge) found fresh.
     pub(crate) fn reply(&mut self, id: FrameId, reply: &Bytes) {
         // The session or the serial may have gone in the same batch; its proposer wanted it so.
-        let Some(kept) = self.table.get_mut(&id.session) else { return };
+        let kept = self.table.get_mut(&id.session).filter(|kept| !kept.session.is_closed());
+        let Some(kept) = kept else { return };
         let limit = self.limits.reply_bytes_max;
         Arc::make_mut(&mut kept.session).reply(id.serial, reply, limit);
     }
 
     /// What became of a frame. With a hash, a frame of another payload was rejected.
     pub(crate) fn lookup(&self, group: GroupId, id: FrameId, hash: Option<PayloadHash>) -> Lookup {
-        let Some(kept) = self.table.get(&id.session) else { return Lookup::Ended };
-        let session = &kept.session;
+        let kept = self.table.get(&id.session).filter(|kept| !kept.session.is_closed());
+        let Some(Kept { session, .. }) = kept else { return Lookup::Ended };
         match id.serial {
             FrameId::OPEN => {
                 return Lookup::Decided(Decision::Accept(Commit {
@@ -272,12 +290,28 @@ impl Sessions {
         let stored: StoredSession<'_> = codec::decode_all(bytes).map_err(damaged)?;
         let session = stored.restore().map_err(damaged)?;
         self.looks.insert((session.last_used.plus_ms(self.limits.idle_ms), id));
+        if session.is_closed() {
+            self.closed.insert((session.last_used, id));
+        }
         self.table.insert(id, Kept { session: Arc::new(session), changed: false });
         Ok(())
     }
 }
 
+/// What a closed session has settled: every serial that there is.
+const EVERYTHING: u64 = u64::MAX;
+
 impl Session {
+    const fn is_closed(&self) -> bool {
+        self.settled == EVERYTHING
+    }
+
+    fn close(&mut self) {
+        self.settled = EVERYTHING;
+        self.decided = VecDeque::new();
+        self.reply_bytes = 0;
+    }
+
     fn find(&self, serial: u64) -> Result<usize, usize> {
         // Serials mostly come in order, and then the place is at the end.
         match self.decided.back() {

@@ -228,3 +228,44 @@ fn a_session_that_was_stored_and_then_closed_stays_closed() {
     assert_eq!(desk.core.status().sessions, 1);
     assert_eq!(desk.decide(frame(2, 1, "x")), Err(ProposeError::SessionEnded));
 }
+
+/// On its way through a cluster a frame can be copied, and a copy can come late.
+#[test]
+fn late_copies_do_not_bring_a_closed_session_back() {
+    for store in [true, false] {
+        let mut config = config();
+        config.sessions.idle_ms = 1000;
+        config.checkpoint =
+            CheckpointPolicy { log_bytes: if store { 1 } else { 1 << 40 }, ..config.checkpoint };
+        let mut desk = Desk::open(config.clone());
+        let (open, once) = (Frame::open_session(session(1), shard()), frame(1, 1, "once"));
+        desk.decide(open.clone()).unwrap();
+        accepted(desk.decide(once.clone()));
+        desk.decide(Frame::close_session(session(1), shard())).unwrap();
+        while !desk.jobs.is_empty() {
+            desk.store();
+        }
+        let mut desk = desk.restart(config);
+        assert_eq!(desk.decide(open.clone()), Err(ProposeError::SessionEnded));
+        assert_eq!(desk.decide(once), Err(ProposeError::SessionEnded));
+        assert_eq!(desk.core.status().sessions, 0);
+        // It is forgotten as one without use is.
+        desk.pass(2000);
+        assert!(matches!(desk.decide(open), Ok(Decision::Accept(_))));
+    }
+}
+
+#[test]
+fn what_is_remembered_of_closed_sessions_makes_room() {
+    let mut config = config();
+    config.sessions.sessions_max = 2;
+    let mut desk = Desk::open(config);
+    for number in 1..=9 {
+        desk.open_session(number);
+        desk.decide(Frame::close_session(session(number), shard())).unwrap();
+        desk.pass(1);
+    }
+    desk.open_session(20);
+    desk.open_session(21);
+    assert_eq!(desk.core.status().sessions, 2);
+}
