@@ -3,6 +3,11 @@
 //! One change is done at a time, and each is begun only if the group can go on with what it leads to. A wish is answered when
 //! it is fulfilled, when it is refused, or when another node leads: whoever leads then goes on, as what is to become of a
 //! learner stands in the log.
+//!
+//! A change is fulfilled when nobody needs those who are out any more: a majority of the voters has stored that it is decided. A
+//! leader that is out itself leads no more, and asks them.
+
+use std::collections::BTreeSet;
 
 use quorate_engine::engine::{Admin, Engine, Output};
 use quorate_replicator::{AdminError, MemberChange, MemberRole, NodeId};
@@ -11,7 +16,7 @@ use crate::codec::ADDRESS_BYTES_MAX;
 use crate::core::Core;
 use crate::engine::{Part, RaftEngine};
 use crate::founding::names;
-use crate::hello::Hello;
+use crate::hello::{Hello, You};
 use crate::members::{Change, Intent, MEMBERS_MAX, Seat};
 
 /// Most wishes that are under way.
@@ -22,6 +27,10 @@ const WISHES_MAX: usize = 64;
 pub(crate) struct Wishes {
     waiting: Vec<(u64, Goal)>,
     probe: Option<Probe>,
+    /// Voters that have told this node, which led and is out, that they have stored so.
+    settled: BTreeSet<u64>,
+    /// Ticks for which it has asked.
+    asked: usize,
 }
 
 /// When a wish is fulfilled.
@@ -211,6 +220,34 @@ impl RaftEngine {
         }
     }
 
+    /// A node that led, and is out, asks the voters whether they can do without it.
+    pub(crate) fn ask_whether_settled(&mut self, out: &mut Output) {
+        let Part::Member(core) = &self.part else { return };
+        if self.removed_at.is_none() || self.wishes.waiting.is_empty() {
+            return;
+        }
+        let voters: Vec<NodeId> = core.members().voters().map(|seat| seat.node).collect();
+        let due = self.wishes.asked.is_multiple_of(4);
+        self.wishes.asked += 1;
+        for node in voters.into_iter().filter(|_| due) {
+            self.hello(node, true, out);
+        }
+    }
+
+    /// A voter has stored that this node is out.
+    pub(crate) fn settled_there(&mut self, from: NodeId, hello: &Hello) {
+        let Part::Member(core) = &self.part else { return };
+        let members = core.members();
+        let voter = members.by_node(from).filter(|seat| {
+            (seat.raft, seat.incarnation) == (hello.raft, hello.incarnation) && seat.votes
+        });
+        if let (Some(voter), You::Removed(at)) = (voter, hello.you)
+            && at >= members.changed_at()
+        {
+            self.wishes.settled.insert(voter.raft);
+        }
+    }
+
     /// Answers the wishes of which it is known what became.
     pub(crate) fn settle_wishes(&mut self, out: &mut Output) {
         if self.wishes.waiting.is_empty() && self.wishes.probe.is_none() {
@@ -224,18 +261,43 @@ impl RaftEngine {
         {
             out.admin.push((probe.ticket, Err(AdminError::NotLeader { leader })));
         }
-        self.wishes.waiting.retain(|(ticket, goal)| match judge(core, goal, leader, patience) {
-            Some(answer) => {
-                out.admin.push((*ticket, answer));
-                false
+        let settled = core.change_is_settled(|raft| self.wishes.settled.contains(&raft));
+        let out_itself = self.removed_at.is_some() && self.wishes.asked <= patience;
+        let stage = match settled {
+            true => Stage::Settled,
+            false if core.leads() || out_itself => Stage::Waits,
+            false => Stage::Unknown,
+        };
+        self.wishes.waiting.retain(|(ticket, goal)| {
+            match judge(core, goal, stage, leader, patience) {
+                Some(answer) => {
+                    out.admin.push((*ticket, answer));
+                    false
+                }
+                None => true,
             }
-            None => true,
         });
     }
 }
 
+/// Whether the members can do without those who are out.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Settled,
+    /// It is to be heard.
+    Waits,
+    /// It is not heard here.
+    Unknown,
+}
+
 /// What became of a wish, if that is known.
-fn judge(core: &Core, goal: &Goal, leader: Option<NodeId>, patience: usize) -> Option<Answer> {
+fn judge(
+    core: &Core,
+    goal: &Goal,
+    stage: Stage,
+    leader: Option<NodeId>,
+    patience: usize,
+) -> Option<Answer> {
     let members = core.members();
     let votes = |node: NodeId| members.by_node(node).is_some_and(|seat| seat.votes);
     let fulfilled = match goal {
@@ -259,7 +321,13 @@ fn judge(core: &Core, goal: &Goal, leader: Option<NodeId>, patience: usize) -> O
         }
     };
     if fulfilled {
-        return Some(Ok(()));
+        return match stage {
+            Stage::Settled => Some(Ok(())),
+            Stage::Waits => None,
+            Stage::Unknown => Some(Err(unfinished(
+                "the change is decided, and it is not known whether a majority of the voters knows so: leave whoever is out running, and ask the leader again",
+            ))),
+        };
     }
     if !core.leads() {
         let who = leader
@@ -277,7 +345,6 @@ fn voters(core: &Core) -> String {
 }
 
 fn begin_change(core: &mut Core, change: &MemberChange, lately: &[u64]) -> Begun {
-    let answered = |answer: Answer| Begun::Answered(answer);
     let refuse = |reason: String| Begun::Answered(Err(refused(reason)));
     let members = core.members().clone();
     let seat = |node: &NodeId| members.by_node(*node);
@@ -287,8 +354,8 @@ fn begin_change(core: &mut Core, change: &MemberChange, lately: &[u64]) -> Begun
     }
     match change {
         MemberChange::Add { node, address, role } => match (seat(node), role) {
-            (Some(seat), MemberRole::Voter) if votes(seat) => answered(Ok(())),
-            (Some(seat), MemberRole::Learner) if !votes(seat) => answered(Ok(())),
+            (Some(seat), MemberRole::Voter) if votes(seat) => Begun::Waits(Goal::Voter(*node)),
+            (Some(seat), MemberRole::Learner) if !votes(seat) => Begun::Waits(Goal::Learner(*node)),
             (Some(seat), MemberRole::Voter) => {
                 intend(core, seat.raft, Intent::Vote, Goal::Voter(*node))
             }
@@ -304,12 +371,12 @@ fn begin_change(core: &mut Core, change: &MemberChange, lately: &[u64]) -> Begun
             }
         },
         MemberChange::Promote { node } => match seat(node) {
-            Some(seat) if votes(seat) => answered(Ok(())),
+            Some(seat) if votes(seat) => Begun::Waits(Goal::Voter(*node)),
             Some(seat) => intend(core, seat.raft, Intent::Vote, Goal::Voter(*node)),
             None => refuse(format!("{node} is no member; add it")),
         },
         MemberChange::Remove { node: gone } => {
-            let Some(seat) = seat(gone) else { return answered(Ok(())) };
+            let Some(seat) = seat(gone) else { return Begun::Waits(Goal::Gone(*gone)) };
             if votes(seat)
                 && let Some(reason) = loses_quorum(core, seat, lately)
             {
@@ -318,7 +385,9 @@ fn begin_change(core: &mut Core, change: &MemberChange, lately: &[u64]) -> Begun
             propose(core, Change::Remove { raft: seat.raft }, Goal::Gone(*gone))
         }
         MemberChange::Replace { old, new, address } => match (seat(old), seat(new)) {
-            (None, Some(seat)) if votes(seat) => answered(Ok(())),
+            (None, Some(seat)) if votes(seat) => {
+                Begun::Waits(Goal::Replaced { old: *old, new: *new })
+            }
             (None, _) => refuse(format!("{old} is no member; add {new} instead")),
             (Some(seat), _) if !votes(seat) => {
                 refuse(format!("{old} is a learner; remove it and add {new}"))
@@ -335,7 +404,7 @@ fn begin_change(core: &mut Core, change: &MemberChange, lately: &[u64]) -> Begun
                 }
             }
         },
-        _ => answered(Err(AdminError::Unsupported { driver: "raft".into() })),
+        _ => Begun::Answered(Err(AdminError::Unsupported { driver: "raft".into() })),
     }
 }
 

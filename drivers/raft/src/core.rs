@@ -8,7 +8,8 @@
 //! 2. Whatever is sent waits for the term and vote it speaks of; votes and acknowledgements wait for all that was written.
 //! 3. Entries are written before the state that calls them decided.
 //! 4. The core campaigns only when everything it wrote is durable: it would count itself at once where it votes alone.
-//! 5. Nothing is parsed or printed as protobuf: changes of members go to the log in our encoding.
+//! 5. Nobody speaks of a change of members as decided before it has stored that, durably.
+//! 6. Nothing is parsed or printed as protobuf: changes of members go to the log in our encoding.
 
 mod changes;
 mod entries;
@@ -30,7 +31,7 @@ use raft::storage::GetEntriesContext;
 use raft::{Config, ProgressState, RawNode, StateRole};
 
 use self::changes::conf_state;
-use self::entries::{core_entries, decided_on_disk};
+use self::entries::{core_entries, decided_on_disk, is_change};
 pub(crate) use self::messages::{Kind, describe, read_message, write_message};
 #[cfg(test)]
 pub(crate) use self::messages::{tell, tell_change};
@@ -70,8 +71,10 @@ pub(crate) struct Core {
     /// Ready states on their way to the disk.
     persisting: VecDeque<Persisting>,
     durable: Seq,
-    /// The last write of a term or a vote.
+    /// The last write of a term or a vote, or of the decision on a change of members.
     state_seq: Seq,
+    /// Changes of members in the log of which it is not stored that they are decided.
+    undecided_changes: VecDeque<Index>,
     /// The last write that was to be flushed.
     flush_seq: Seq,
     stored: Stored,
@@ -194,6 +197,9 @@ impl Core {
             ));
         }
         stored.commit = decided_on_disk(id, &stored, base, &members, &entries);
+        let undecided = entries.iter().filter(|entry| entry.index > stored.commit);
+        let undecided_changes = undecided.filter(|entry| is_change(entry)).map(|entry| entry.index);
+        let undecided_changes = undecided_changes.collect();
         let last_term = entries.last().map_or(base_term, |entry| entry.term);
         if stored.term < last_term {
             // The entries of a term reached the disk, and the term itself did not. No vote of it was sent, then.
@@ -233,6 +239,7 @@ impl Core {
             persisting: VecDeque::new(),
             durable: 0,
             state_seq: 0,
+            undecided_changes,
             flush_seq: 0,
             stored,
             pending: Vec::new(),
@@ -297,7 +304,7 @@ impl Core {
         &self.stored
     }
 
-    /// The write that made this node who it is, or a later one.
+    /// The write that made this node who it is, and the last that called a change of members decided, or a later one.
     pub(crate) const fn identity_seq(&self) -> Seq {
         self.state_seq
     }
@@ -319,6 +326,23 @@ impl Core {
     /// Whether a change of the members is, or may be, in the log and not applied.
     pub(crate) fn change_is_pending(&self) -> bool {
         self.raw.raft.has_pending_conf()
+    }
+
+    /// Whether the members can do without those who were removed: a majority of the voters has stored, durably, that the last
+    /// change is decided. `told` are voters that have said so.
+    pub(crate) fn change_is_settled(&self, told: impl Fn(u64) -> bool) -> bool {
+        let changed_at = self.members.changed_at();
+        let here = self.state_seq <= self.durable;
+        let knows = |raft: u64| {
+            // What is sent of a decided change was stored before.
+            let progress = self.raw.raft.prs().get(raft).filter(|_| self.leads());
+            raft == self.id()
+                || told(raft)
+                || progress.is_some_and(|p| p.committed_index >= changed_at)
+        };
+        let voters = self.members.voters();
+        here && !self.members.joint()
+            && voters.filter(|seat| knows(seat.raft)).count() * 2 > self.members.voters().count()
     }
 
     /// How far a member is; only a leader knows.

@@ -62,7 +62,7 @@ impl RaftEngine {
     fn reason(&self, core: &Core, votes: bool) -> Option<String> {
         if let Some(at) = self.removed_at {
             return Some(format!(
-                "this node was removed from the group at index {at}; it can be stopped. To add it again, start it with an empty directory first"
+                "this node was removed from the group at index {at}; it can be stopped when that was answered as done. To add it again, start it with an empty directory first"
             ));
         }
         if core.leader().is_some() {

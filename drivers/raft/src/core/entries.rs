@@ -54,6 +54,11 @@ pub(super) fn core_entries(
     Ok(entries)
 }
 
+/// Whether it is a change of members.
+pub(super) fn is_change(entry: &CoreEntry) -> bool {
+    entry.get_entry_type() != EntryType::EntryNormal
+}
+
 /// How far the log on the disk is known to be decided, without asking anyone.
 pub(super) fn decided_on_disk(
     id: u64,
@@ -62,9 +67,8 @@ pub(super) fn decided_on_disk(
     members: &Members,
     entries: &[CoreEntry],
 ) -> Index {
-    let change = |entry: &CoreEntry| match entry.get_entry_type() {
-        EntryType::EntryNormal => None,
-        _ => ChangeEntry::decode(&entry.data).ok(),
+    let change = |entry: &CoreEntry| {
+        if is_change(entry) { ChangeEntry::decode(&entry.data).ok() } else { None }
     };
     let mut decided = stored.commit.max(base);
     for entry in entries {

@@ -3,10 +3,10 @@
 use quorate_engine::engine::{Deliver, Delivery, Now, Output};
 use quorate_storage::{Index, Record, Seq};
 use raft::Ready;
-use raft::eraftpb::{Entry as CoreEntry, EntryType, Message, MessageType};
+use raft::eraftpb::{Entry as CoreEntry, Message, MessageType};
 
 use super::changes::conf_change;
-use super::entries::{public_entry, tag};
+use super::entries::{is_change, public_entry, tag};
 use super::{APPEND_BYTES_MAX, Core, FETCH_SHARED_BY, FetchUnderWay, Persisting, Turn, wire};
 use crate::members::{ChangeEntry, Mark};
 
@@ -41,12 +41,14 @@ impl Core {
         }
         if let Some(hard) = ready.hs() {
             let ballot = (hard.term, hard.vote) != (self.stored.term, self.stored.vote);
-            let due = ballot || must && hard.commit > self.stored.commit;
+            let changed = self.undecided_changes.front().is_some_and(|at| *at <= hard.commit);
+            self.undecided_changes.retain(|at| *at > hard.commit);
+            let due = ballot || changed || must && hard.commit > self.stored.commit;
             (self.stored.term, self.stored.vote) = (hard.term, hard.vote);
             if due {
                 self.stored.commit = hard.commit;
                 self.write_state(true, out);
-                if ballot {
+                if ballot || changed {
                     self.state_seq = out.last_seq();
                 }
                 must = true;
@@ -87,7 +89,11 @@ impl Core {
         if from <= self.store().last() {
             out.write(true, Record::Cut { from });
         }
+        self.undecided_changes.retain(|at| *at < from);
         for entry in &entries {
+            if is_change(entry) {
+                self.undecided_changes.push_back(entry.index);
+            }
             out.write(true, Record::Put(public_entry(entry)));
         }
         self.raw.mut_store().append(entries);
@@ -121,6 +127,8 @@ impl Core {
         assert_eq!(at, index, "the snapshot that was staged last is the one that is taken");
         out.write(true, Record::Reset { index, mark: mark.clone() });
         let after = out.last_seq();
+        self.state_seq = after;
+        self.undecided_changes.clear();
         self.raw.mut_store().reset(index, term);
         self.fetches.clear();
         self.handed = index;
@@ -133,7 +141,7 @@ impl Core {
 
     pub(super) fn deliver(&mut self, entry: CoreEntry, turn: &mut Turn, out: &mut Output) {
         self.handed = entry.index;
-        if entry.get_entry_type() != EntryType::EntryNormal {
+        if is_change(&entry) {
             self.change(entry.index, &entry.data, turn, out);
         }
         let changed_at = self.members.changed_at();

@@ -117,9 +117,12 @@ impl RaftEngine {
                     ));
                 }
                 self.probed(from, hello, out);
+                self.settled_there(from, hello);
             }
         }
-        if hello.asks {
+        if hello.asks && self.is_removed(hello.raft) {
+            self.say_removed(from, hello.raft, out);
+        } else if hello.asks {
             self.hello(from, false, out);
         }
     }
@@ -198,12 +201,20 @@ impl RaftEngine {
         true
     }
 
+    /// Whether this raft id was a member's, and is none's any more.
+    fn is_removed(&self, raft: u64) -> bool {
+        self.core().is_some_and(|core| core.members().removed(raft).is_some())
+    }
+
     pub(super) fn tell_removed(&mut self, node: NodeId, raft: u64, out: &mut Output) {
+        if self.told.insert(node) {
+            self.say_removed(node, raft, out);
+        }
+    }
+
+    fn say_removed(&self, node: NodeId, raft: u64, out: &mut Output) {
         let Part::Member(core) = &self.part else { return };
         let Some(identity) = &core.stored().identity else { return };
-        if !self.told.insert(node) {
-            return;
-        }
         let at = core.members().removed(raft).map_or(0, |removed| removed.at);
         let hello = Hello {
             incarnation: self.incarnation,

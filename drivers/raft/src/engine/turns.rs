@@ -23,6 +23,7 @@ impl RaftEngine {
         if self.ticks.is_multiple_of(HELLO_TICKS) {
             self.say_hello(out);
         }
+        self.ask_whether_settled(out);
         // A node that was told that it is out asks nobody for votes.
         if let Part::Member(core) = &mut self.part
             && self.removed_at.is_none()
