@@ -334,6 +334,16 @@ fn judge(
             .map_or_else(|| "no other is known yet".into(), |leader| format!("{leader} does"));
         return Some(Err(unfinished(format!("this node leads no more; {who}"))));
     }
+    // Nothing is under way that would still make it so: whoever was out is a member again.
+    let decided = !members.joint() && !core.change_is_pending();
+    let was_out = match goal {
+        Goal::Gone(_) => decided,
+        Goal::Replaced { old, new } => decided && votes(*new) && members.by_node(*old).is_some(),
+        _ => false,
+    };
+    if was_out {
+        return Some(Err(unfinished("who was to go was added again meanwhile")));
+    }
     // A learner that was to become more was removed.
     let (Goal::Voter(node) | Goal::Replaced { new: node, .. }) = goal else { return None };
     let gone = members.by_node(*node).is_none() && !core.change_is_pending();
