@@ -47,6 +47,7 @@ mod dial;
 mod explain;
 mod files;
 mod frame_stream;
+mod handshake_limit;
 mod hello;
 mod identity;
 mod limits;

@@ -191,8 +191,7 @@ impl Peer {
         let counters = self.queues.iter().map(Queue::counters);
         let (sent, lost) =
             counters.fold((0, 0), |(sent, lost), more| (sent + more.0, lost + more.1));
-        let (dials, connections) =
-            self.contact(|contact| (contact.dials(), contact.connections()));
+        let (dials, connections) = self.contact(|contact| (contact.dials(), contact.connections()));
         PeerStatus {
             node: self.id,
             address: self.address(),

@@ -11,9 +11,10 @@ use bytes::Bytes;
 use quinn::{Endpoint, EndpointConfig};
 use quorate_replicator::limits::MESSAGE_BYTES_MAX;
 use quorate_replicator::{
-    BulkError, BulkOffer, BulkSource, Channel, Inbound, NodeId, PeerState, SendError, Transport,
+    BulkError, BulkOffer, BulkSource, Channel, Inbound, Member, NodeId, PeerState, SendError, Transport,
 };
 
+use crate::handshake_limit::BriefServer;
 use crate::node::{Credentials, Node};
 use crate::runtime::OwnedRuntime;
 use crate::{CredentialError, Identity, Limits, QuicConfig, QuicStatus, bulk_send, tls};
@@ -213,6 +214,18 @@ impl Transport for QuicTransport {
         peers.values().map(|peer| (peer.id, state(peer.peer_state()))).collect()
     }
 
+    fn members(&self, members: &[Member]) {
+        for id in self.node.peers().into_keys() {
+            if members.iter().all(|member| member.node != id) {
+                self.node.remove_peer(id);
+            }
+        }
+        // One without an address is where the configuration says, or was found before.
+        for member in members.iter().filter(|member| !member.address.is_empty()) {
+            self.node.add_peer(member.node, member.address.clone());
+        }
+    }
+
     fn receive(&self, inbound: Arc<dyn Inbound>) {
         self.node.receive(inbound);
     }
@@ -301,8 +314,9 @@ fn configs(
         problem: format!("the cryptography cannot be used for QUIC: {error}"),
     };
     let transport = Arc::new(limits.transport());
-    let mut server =
-        quinn::ServerConfig::with_crypto(Arc::new(tls::server(identity).map_err(unfit)?));
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(BriefServer::new(
+        tls::server(identity).map_err(unfit)?,
+    )));
     let mut tokens = quinn::ValidationTokenConfig::default();
     // A token that spares a dialler the proof of its address would be one more thing to keep and to steal.
     tokens.sent(0);
