@@ -1,17 +1,22 @@
 //! Raft over QUIC: three nodes on the loopback, judged by the suite that judges every replicator.
 
+#[path = "support/counter.rs"]
+mod counter;
 #[path = "support/raft_cluster.rs"]
 mod raft_cluster;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use counter::{Counter, frame, shard};
 use quorate_conformance::replicator::{Cluster, MachineMaker, ReplicatorFactory, replicator};
 use quorate_driver_raft::RaftDriver;
 use quorate_host::{HostConfig, Hosted};
 use quorate_replicator::{
-    ClusterId, Driver, Env, MonotonicClock, NodeId, Replicator, Transport as _,
+    ClusterId, Decision, Driver, Env, Frame, MemberChange, MemberRole, MonotonicClock, NodeId,
+    Replicator, SessionId, Transport as _,
 };
 use quorate_transport_quic::{Authority, QuicConfig, QuicTransport, Subject, Validity};
 use raft_cluster::raft_config;
@@ -43,9 +48,15 @@ impl ReplicatorFactory for Factory {
     }
 
     async fn open(&self, nodes: usize, machine: MachineMaker) -> Box<dyn Cluster> {
+        Box::new(OverQuic::open(nodes, machine).await)
+    }
+}
+
+impl OverQuic {
+    async fn open(nodes: usize, machine: MachineMaker) -> Self {
         let authority = Authority::create("test", Validity::days(1)).unwrap();
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut cluster = OverQuic {
+        let mut cluster = Self {
             authority,
             machine,
             addresses: Vec::new(),
@@ -58,11 +69,16 @@ impl ReplicatorFactory for Factory {
             let node = cluster.start(place, transport).await;
             cluster.nodes.lock().unwrap().push(node);
         }
-        Box::new(cluster)
+        cluster
     }
-}
 
-impl OverQuic {
+    /// Starts a node that is no founder; where it listens.
+    async fn join(&self, place: usize) -> (Arc<dyn Replicator>, String) {
+        let transport = self.bind(place, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let address = transport.listens_on().to_string();
+        (self.start(place, transport).await, address)
+    }
+
     fn bind(&self, place: usize, at: SocketAddr) -> Arc<QuicTransport> {
         let subject = Subject::node(CLUSTER, NodeId::new(place as u64 + 1));
         let issued = self.authority.issue(&subject, Validity::days(1)).unwrap();
@@ -123,4 +139,30 @@ async fn three_nodes_over_quic() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_over_quic() {
     replicator(Factory(2)).await;
+}
+
+/// A node that nobody was configured with joins by its address, and one that was removed is not heard any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_joins_by_its_address() {
+    let machine: MachineMaker = Arc::new(|| Box::<Counter>::default());
+    let cluster = OverQuic::open(3, machine).await;
+    let (session, within) = (SessionId::new([1; 16]), Duration::from_secs(60));
+    let one = cluster.nodes().remove(0);
+    let opened = one.propose(Frame::open_session(session, shard()), within).await;
+    assert!(matches!(opened, Ok(Decision::Accept(_))), "{opened:?}");
+    let (four, address) = cluster.join(3).await;
+    let node = NodeId::new(4);
+    let change = MemberChange::Add { node, address, role: MemberRole::Voter };
+    one.change_members(change, within).await.unwrap();
+    let decided = four.propose(frame(session, 1, 0, vec![1]), within).await;
+    assert!(matches!(decided, Ok(Decision::Accept(_))), "{decided:?}");
+    one.change_members(MemberChange::Remove { node }, within).await.unwrap();
+    let three = async {
+        while one.status().groups[0].members.len() != 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(within, three).await.unwrap();
+    four.close().await.unwrap();
+    cluster.close().await;
 }
