@@ -16,7 +16,7 @@ use quorate_replicator::NodeId;
 use crate::hello::Hello;
 
 /// For how long the lower node id has the right of way with its dial.
-pub(crate) const CROSSING: Duration = Duration::from_secs(1);
+pub(crate) const CROSSING: Duration = Duration::from_secs(2);
 
 /// What one node knows of its connections with one peer.
 #[derive(Debug)]

@@ -22,10 +22,11 @@ use tokio::task::JoinSet;
 /// Largest datagram on the loopback.
 const DATAGRAM_BYTES_MAX: usize = 65_535;
 
-/// Limits that notice a cut soon, and let a whole cluster come from one address.
+/// Limits that notice a cut soon, though not as soon as a busy machine makes a node wait, and let a whole cluster come from one
+/// address.
 pub(crate) fn limits() -> Limits {
     let mut limits = Limits::default();
-    limits.idle_timeout = Duration::from_millis(600);
+    limits.idle_timeout = Duration::from_millis(1500);
     limits.keep_alive = Duration::from_millis(100);
     limits.backoff_min = Duration::from_millis(10);
     limits.backoff_max = Duration::from_millis(200);
