@@ -432,6 +432,9 @@ fn written(value: &Value) -> String {
         Value::Integer(number) => number.to_string(),
         Value::Boolean(flag) => flag.to_string(),
         Value::String(text) => format!("{text:?}"),
+        Value::Array(values) => {
+            format!("[{}]", values.iter().map(written).collect::<Vec<_>>().join(", "))
+        }
         other => format!("{other:?}"),
     }
 }
