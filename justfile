@@ -13,12 +13,12 @@ fix:
     cargo fmt --all
 
 # Live through seeds in the simulator.
-seeds count="1000" from="0":
-    cargo run --release -p quorate-sim -- --seeds {{count}} --from {{from}}
+seeds count="1000" from="0" driver="local":
+    cargo run --release -p quorate-sim -- --driver {{driver}} --seeds {{count}} --from {{from}}
 
 # Replay one seed and tell what happens.
-seed number:
-    cargo run --release -p quorate-sim -- --seed {{number}} --trace
+seed number driver="local":
+    cargo run --release -p quorate-sim -- --driver {{driver}} --seed {{number}} --trace
 
 # Every benchmark, or those whose id contains `only`.
 bench only="":

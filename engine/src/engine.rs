@@ -17,7 +17,8 @@
 //! - **R3** What promises something (a vote, an acknowledgement, a local delivery) comes after its own write; what
 //!   only offers (a leader's append) may leave at once.
 //! - **R4** [`Input::Applied`] follows every delivered batch and every install, in order.
-//! - **R5** Snapshot bytes durable, then [`Input::SnapshotStaged`], then the reset durable, then the install applied.
+//! - **R5** Snapshot bytes durable, then [`Input::SnapshotStaged`], then the reset durable, then the install applied. An
+//!   engine that wants the snapshot writes its reset in the turn in which it is told; one that is not wanted is discarded.
 //! - **R6** A checkpoint at an index carries the mark that was delivered with that index. Only the engine emits
 //!   [`Record::Trim`], after [`Input::Checkpointed`], never above what it allows.
 //! - **R7** At open the engine delivers again all that is decided after the checkpoint, with `after = 0`, and never
