@@ -294,7 +294,8 @@ impl Engine for Primary {
             Input::Checkpointed { index, trim_below, .. } => {
                 self.checkpoint = index;
                 self.entries = self.entries.split_off(&trim_below);
-                out.write(false, Record::Trim { below: trim_below });
+                // Flushed, since an acknowledgement waits for the last write of all.
+                out.write(true, Record::Trim { below: trim_below });
             }
             Input::SnapshotStaged { from, index, mark, head, .. } => {
                 let Some(Words(APPEND, [epoch, ..])) = Words::decode(&head) else { return };
