@@ -1,4 +1,5 @@
 //! A state machine of a few lines, and frames for it.
+#![allow(dead_code, reason = "each test uses what it needs")]
 
 use quorate_replicator::{
     Batch, CheckpointPairs, CheckpointReader, Frame, FrameId, Outcomes, Pair, RestoreError,

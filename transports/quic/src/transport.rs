@@ -11,7 +11,8 @@ use bytes::Bytes;
 use quinn::{Endpoint, EndpointConfig};
 use quorate_replicator::limits::MESSAGE_BYTES_MAX;
 use quorate_replicator::{
-    BulkError, BulkOffer, BulkSource, Channel, Inbound, Member, NodeId, PeerState, SendError, Transport,
+    BulkError, BulkOffer, BulkSource, Channel, Inbound, Member, NodeId, PeerState, SendError,
+    Transport,
 };
 
 use crate::handshake_limit::BriefServer;
