@@ -14,7 +14,7 @@ use quorate_conformance::replicator::{Cluster, MachineMaker, replicator};
 use quorate_conformance::{EngineFactory, ReplicatorFactory};
 use quorate_engine::engine::*;
 use quorate_host::{HostConfig, Hosted};
-use quorate_replicator::{Durability, Env, MonotonicClock, NodeId, Registry, Replicator, Role};
+use quorate_replicator::*;
 use quorate_storage::{Body, Entry, Index, Record, Seq, Tag};
 
 #[derive(Debug)]
@@ -89,6 +89,11 @@ impl Engine for ChainedEngine {
             Input::Read(id) => out.reads.push((id, ReadAnswer::At(self.decided))),
             Input::Checkpointed { trim_below, .. } => {
                 out.write(false, Record::Trim { below: trim_below });
+            }
+            // Each wish of an operator is answered once.
+            Input::Admin { ticket, .. } => {
+                let driver = Chained::NAME.into();
+                out.admin.push((ticket, Err(AdminError::Unsupported { driver })));
             }
             // A node that is alone has no peers, timers or elections.
             _ => {}
