@@ -109,12 +109,13 @@ impl Outgoing {
         oldest.is_some() && now >= self.moved_at + AGAIN_AFTER
     }
 
-    /// When to look again by itself.
-    pub(crate) fn wake_at(&self, has_idle: bool, now: Now) -> Option<Now> {
+    /// When to look again by itself, while there is someone to forward to: whether frames wait here, and whether some are
+    /// open there.
+    pub(crate) fn wake_at(&self, has_idle: bool, is_open: bool, now: Now) -> Option<Now> {
         if has_idle && now < self.pause_until {
             return Some(self.pause_until);
         }
-        self.oldest.map(|_| self.moved_at + AGAIN_AFTER)
+        is_open.then(|| self.moved_at + AGAIN_AFTER)
     }
 }
 

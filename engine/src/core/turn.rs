@@ -71,15 +71,19 @@ impl<C: Callers> HostCore<C> {
             return None;
         }
         let timer = self.timers.values().min().copied();
+        let demand = self.engine.demand();
         // What is due waits for the batch that is on its way, or for whoever may propose one: waking would not help.
-        let can_propose =
-            self.pool.placed() == 0 && matches!(self.engine.demand(), Demand::Here { .. });
+        let can_propose = self.pool.placed() == 0 && matches!(demand, Demand::Here { .. });
         let due = self.state.next_deadline().filter(|_| can_propose);
         let due = due.map(|at| now + self.clock.until(at, now));
         let waiting = self.waiting_since.map(|since| since + WAITING_AFTER);
         let checkpoint = self.compaction.wake_at(self.state.applied());
         let checkpoint = checkpoint.filter(|_| self.installing.is_none());
-        let forwarding = self.forwarding.wake_at(self.pool.has_idle(), now);
+        // Nor would it help what was forwarded while there is nobody to forward it to again.
+        let can_forward = matches!(demand, Demand::At(to) if !to.is_empty());
+        let is_open = self.pool.oldest_forward().is_some();
+        let forwarding = self.forwarding.wake_at(self.pool.has_idle(), is_open, now);
+        let forwarding = forwarding.filter(|_| can_forward);
         let status = self.status_is_old.then(|| self.asked_status_at + STATUS_EVERY);
         let others = [timer, due, waiting, checkpoint, forwarding, status];
         [self.pool.calls.earliest(), self.reads.wake_at(), self.wishes.wake_at()]

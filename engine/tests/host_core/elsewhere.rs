@@ -316,3 +316,32 @@ fn a_wish_that_nobody_answers_ends_unfinished() {
     assert_eq!(asked.count(), 3, "it is sent again while nothing is heard");
     assert!(matches!(desk.administered[..], [(1, Err(AdminError::Unfinished { .. }))]));
 }
+
+/// A thread that is woken for what it cannot do would turn without end.
+#[test]
+fn what_was_forwarded_wakes_nobody_for_nothing() {
+    let later = |desk: &mut Desk| {
+        desk.pass(5000);
+        desk.turn();
+        let wake = desk.core.wake_at(desk.now);
+        assert!(wake.is_none_or(|at| at > desk.now), "{wake:?} at {:?}", desk.now);
+    };
+    // It was decided.
+    let (script, mut desk) = led();
+    desk.propose(opening(), LONG);
+    desk.turn();
+    let forward = desk.forwarded().remove(0).1;
+    script.deliver(&mut desk, entry(1, &forward));
+    later(&mut desk);
+    // Nobody leads who could be sent it again.
+    desk.propose(frame(1, 1, "x"), LONG);
+    desk.turn();
+    script.with(|script| script.led_by = None);
+    later(&mut desk);
+    // And it goes on when somebody does.
+    script.with(|script| script.led_by = Some(THREE));
+    desk.sent.clear();
+    desk.turn();
+    assert_eq!(desk.forwarded().len(), 1);
+    later(&mut desk);
+}
