@@ -231,6 +231,12 @@ impl Node {
                 break;
             }
         }
+        // A thread that is woken for what it cannot do turns without end.
+        let wake = self.core.wake_at(now);
+        assert!(
+            wake.is_none_or(|at| at > now),
+            "a node that has turned at {now:?} wakes at {wake:?}"
+        );
         let full = self.log.health() == Health::Full || !self.backlog.is_empty();
         if full != self.full {
             self.full = full;
