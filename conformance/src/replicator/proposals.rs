@@ -7,8 +7,8 @@ use quorate_replicator::limits::{
     FRAME_BYTES_MAX, PROPOSE_MANY_MAX, REPLY_KEPT_BYTES_MAX, SESSION_UNSETTLED_MAX,
 };
 use quorate_replicator::{
-    Consistency, Cursor, Decision, Frame, FrameId, LogTime, ProposeError, ReadError, Rejection,
-    ReplicatorExt as _, Reply, Resource, Scope, SessionId,
+    Commit, Consistency, Cursor, Decision, Frame, FrameId, LogTime, ProposeError, ReadError,
+    Rejection, ReplicatorExt as _, Reply, Resource, Scope, SessionId,
 };
 
 use super::journal::{count, long_reply, reply};
@@ -223,17 +223,27 @@ pub async fn an_ended_session_refuses<F: ReplicatorFactory>(factory: &F) {
     for serial in 1..=4 {
         fixture.accept(0, fixture.frame(session, serial, "x")).await;
     }
-    fixture.accept(0, Frame { settled: 4, ..fixture.frame(session, 5, "x") }).await;
+    // A node that has yet to apply what settles or closes may still give the first decision, which is true as well.
+    let everywhere = async |commit: Commit| {
+        for node in fixture.nodes() {
+            let applied = node.wait_applied(&fixture.shard, commit.position, WAIT).await;
+            assert!(applied.is_ok(), "{}: what was accepted is applied everywhere", fixture.case);
+        }
+    };
+    let settling = Frame { settled: 4, ..fixture.frame(session, 5, "x") };
+    everywhere(fixture.accept(0, settling).await).await;
     for serial in 1..=3 {
         refused("a serial below settled", fixture.frame(session, serial, "x")).await;
     }
     // A serial that was settled without ever being proposed is gone as well.
-    fixture.accept(0, Frame { settled: 10, ..fixture.frame(session, 10, "x") }).await;
+    let settling = Frame { settled: 10, ..fixture.frame(session, 10, "x") };
+    everywhere(fixture.accept(0, settling).await).await;
     let id = refused("a serial below settled", fixture.frame(session, 7, "x")).await;
     assert!(fixture.journals.lacks(id), "{}: SessionEnded does nothing", fixture.case);
     fixture.accept(0, fixture.frame(session, 10, "x")).await;
 
-    fixture.accept(0, Frame::close_session(session, fixture.shard.clone())).await;
+    let closing = Frame::close_session(session, fixture.shard.clone());
+    everywhere(fixture.accept(0, closing).await).await;
     let id = refused("a session that was closed", fixture.frame(session, 11, "x")).await;
     assert!(fixture.journals.lacks(id), "{}: SessionEnded does nothing", fixture.case);
     refused("a session that was closed", fixture.frame(session, 10, "x")).await;
