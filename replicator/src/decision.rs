@@ -9,7 +9,7 @@ use crate::Position;
 ///
 /// `Accept` and `Reject` are what the cluster agreed and are equal on all nodes. `Timeout` and `Undecided`
 /// are what this node knows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(
     clippy::exhaustive_enums,
     reason = "the four values of the contract; every caller must handle each"
@@ -37,7 +37,7 @@ impl Decision {
 }
 
 /// Where an accepted frame stands and what the state machine answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
     /// The place of the first acceptance; a repetition is told the same place.
     pub position: Position,
@@ -46,7 +46,7 @@ pub struct Commit {
 }
 
 /// The state machine's answer to an accepted frame. Its own refusals (a compare that failed) travel here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(clippy::exhaustive_enums, reason = "a reply is known or not")]
 pub enum Reply {
     /// What the state machine answered.

@@ -2,6 +2,7 @@
 //!
 //! None of them says what the cluster decided; that is a [`Decision`](crate::Decision).
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -34,7 +35,7 @@ pub enum Resource {
 
 /// Why this node could not submit a frame. Each says by [`may_commit`](ProposeError::may_commit) whether this
 /// call may still have an effect.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ProposeError {
     /// The node holds as much as it may. Wait for answers, then propose again.
@@ -54,7 +55,7 @@ pub enum ProposeError {
     #[error("{what} has {size}, at most {limit} are allowed")]
     TooLarge {
         /// What was too large, for example "payload in bytes".
-        what: &'static str,
+        what: Cow<'static, str>,
         /// Its size.
         size: usize,
         /// The largest size allowed.
@@ -76,6 +77,12 @@ pub enum ProposeError {
     /// one of the same frame may have been decided and forgotten.
     #[error("the session is not open here or has settled this serial; open a new session")]
     SessionEnded,
+    /// No node of the cluster could be reached, as a client's node is another process.
+    #[error("no node could be reached, and nothing was submitted: {problem}")]
+    Unreachable {
+        /// What became of each attempt, and what to do.
+        problem: String,
+    },
     /// The node was closed.
     #[error("the node is closed")]
     Closed {
@@ -103,6 +110,7 @@ impl ProposeError {
             | Self::TooLarge { .. }
             | Self::Invalid { .. }
             | Self::NotLeader { .. }
+            | Self::Unreachable { .. }
             | Self::SessionEnded => false,
         }
     }
@@ -119,7 +127,7 @@ fn leader_text(leader: &Option<NodeId>) -> String {
 }
 
 /// Why this node could not serve a read. A read has no effect.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ReadError {
     /// Freshness could not be confirmed in time: no quorum answers, or it answers too slowly.
@@ -157,6 +165,12 @@ pub enum ReadError {
     /// The decision of this frame is not kept any more: its session has ended or has settled it.
     #[error("the session has ended or has settled this serial; its decision is not kept any more")]
     Forgotten,
+    /// No node of the cluster could be reached, as a client's node is another process.
+    #[error("no node could be reached: {problem}")]
+    Unreachable {
+        /// What became of each attempt, and what to do.
+        problem: String,
+    },
     /// The node was closed.
     #[error("the node is closed")]
     Closed,
@@ -197,6 +211,12 @@ pub enum AdminError {
         /// How far it got, or what it waits for.
         reason: String,
     },
+    /// No node of the cluster could be reached, as a client's node is another process. Nothing was changed.
+    #[error("no node could be reached: {problem}")]
+    Unreachable {
+        /// What became of each attempt, and what to do.
+        problem: String,
+    },
     /// The node was closed.
     #[error("the node is closed")]
     Closed,
@@ -209,7 +229,7 @@ pub enum AdminError {
 }
 
 /// Why a subscription could not begin.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum SubscribeError {
     /// Frames after the cursor are no longer in the log. Read the state of `snapshot`, then subscribe after it.
@@ -237,6 +257,12 @@ pub enum SubscribeError {
         resource: Resource,
         /// How much there may be.
         limit: u64,
+    },
+    /// No node of the cluster could be reached, as a client's node is another process.
+    #[error("no node could be reached: {problem}")]
+    Unreachable {
+        /// What became of each attempt, and what to do.
+        problem: String,
     },
     /// The node was closed.
     #[error("the node is closed")]

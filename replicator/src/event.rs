@@ -3,11 +3,12 @@
 use std::pin::Pin;
 
 use futures_core::Stream;
+use serde::{Deserialize, Serialize};
 
 use crate::{GroupId, Member, NodeId};
 
 /// What happened to this node, in the order in which it noticed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Event {
     /// The group can decide frames: it has replayed its log and knows who proposes.

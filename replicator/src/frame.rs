@@ -11,7 +11,7 @@ use crate::{LogTime, ShardKey};
 ///
 /// The payload is opaque to drivers and transports; the state machine defines what is in it. A clone copies
 /// no payload.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
     /// Under which this frame happens at most once.
     pub id: FrameId,

@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::{Cursor, Frame, HandlerError, Position};
 
 /// One accepted frame at its place.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
     /// The place of its first acceptance.
     pub position: Position,
@@ -93,7 +94,7 @@ impl Drop for Subscription {
 }
 
 /// How a subscription ended, and where to resume.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum SubscriptionEnd {
     /// It was cancelled, or the node closed.

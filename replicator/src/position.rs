@@ -109,7 +109,7 @@ impl fmt::Display for Cursor {
 }
 
 /// Which accepted frames a subscriber wants.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Scope {
     /// All of them.

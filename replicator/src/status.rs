@@ -29,7 +29,7 @@ impl fmt::Display for Durability {
 }
 
 /// Whether a node can commit now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Health {
     /// Frames proposed now can be decided.
@@ -51,7 +51,7 @@ pub enum Health {
 }
 
 /// What a node knows of itself at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Status {
     /// This node.
@@ -79,7 +79,7 @@ impl Status {
 }
 
 /// What a node does in a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Role {
     /// Proposes batches.
@@ -95,7 +95,7 @@ pub enum Role {
 }
 
 /// What a node knows of one group.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct GroupStatus {
     /// The group.
@@ -166,7 +166,7 @@ impl GroupStatus {
 }
 
 /// What a node knows of another member.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PeerStatus {
     /// The member.

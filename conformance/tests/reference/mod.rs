@@ -296,7 +296,7 @@ impl Shared {
     fn check(&self, frame: &Frame) -> Result<(), ProposeError> {
         let size = frame.payload.len();
         if size > FRAME_BYTES_MAX && self.fault != Fault::TakesAnySize {
-            let what = "payload in bytes";
+            let what = "payload in bytes".into();
             return Err(ProposeError::TooLarge { what, size, limit: FRAME_BYTES_MAX });
         }
         if frame.settled > frame.id.serial && self.fault != Fault::TakesSettledAboveSerial {
@@ -371,7 +371,7 @@ impl Replicator for Node {
         }
         let size = frames.len();
         if size > PROPOSE_MANY_MAX {
-            let what = "list of frames";
+            let what = "list of frames".into();
             return Err(ProposeError::TooLarge { what, size, limit: PROPOSE_MANY_MAX });
         }
         if self.shared.fault == Fault::AdmitsBatchesInPart {

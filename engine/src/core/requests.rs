@@ -84,7 +84,7 @@ impl<C: Callers> HostCore<C> {
         let many = quorate_replicator::limits::PROPOSE_MANY_MAX;
         if frames.len() > many {
             return Err(ProposeError::TooLarge {
-                what: "list of frames",
+                what: "list of frames".into(),
                 size: frames.len(),
                 limit: many,
             });
@@ -93,7 +93,7 @@ impl<C: Callers> HostCore<C> {
         for HashedFrame { frame, .. } in frames {
             let (size, limit) = (frame.payload.len(), self.config.frame_bytes_max);
             if size > limit {
-                return Err(ProposeError::TooLarge { what: "payload in bytes", size, limit });
+                return Err(ProposeError::TooLarge { what: "payload in bytes".into(), size, limit });
             }
             if frame.settled > frame.id.serial {
                 return Err(ProposeError::Invalid {
