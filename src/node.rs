@@ -14,7 +14,7 @@ use quorate_shard::{Kv, Shards, ShardsBuilder};
 
 use crate::builtin;
 use crate::located::Place;
-use crate::transports::{Table, Transports};
+use crate::transports::{Opened, Table, Transports};
 use crate::{Config, ConfigError};
 
 /// One node, embedded in this program: it decides, keeps and applies frames, and serves its state.
@@ -221,7 +221,7 @@ impl NodeBuilder {
         let (machine, shards) = shards.limit(|limits| limits.state_bytes_max = bytes_max).build();
         let replicator = self.open_replicator(Box::new(machine)).await?;
         let session = Session::new(Arc::clone(&replicator)).map_err(NodeError::Random)?;
-        let kv = Kv::new(Arc::new(session), shards.clone());
+        let kv = Kv::new(Arc::new(session), &shards);
         Ok(Node { replicator, state: Namespaces { kv, shards } })
     }
 
@@ -342,7 +342,8 @@ async fn open_transport(
     let kind = &config.transport.kind;
     let opening = {
         let (table, place) = erased(config, "transport", kind);
-        transports.prepare(kind, table, node, members).map_err(|problem| match place {
+        let opened = Opened { directory: config.directory(), node, members };
+        transports.prepare(kind, table, opened).map_err(|problem| match place {
             Some(place) => config.problem_at(place.span(), problem.trim()),
             None => config.problem_with("transport.kind", problem),
         })?

@@ -140,7 +140,7 @@ async fn a_node_joins_by_snapshot_while_writes_go_on_although_it_is_killed() {
 
     let session = Arc::new(Session::new(Arc::clone(&leader)).unwrap());
     let shards = made.lock().unwrap()[0].clone();
-    let kv = Kv::new(session, shards);
+    let kv = Kv::new(session, &shards);
     let (done, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let begun = Instant::now();
     let writers: Vec<_> = (0..WRITERS)
@@ -222,7 +222,7 @@ async fn a_node_joins_by_snapshot_while_writes_go_on_although_it_is_killed() {
     .await;
     let session = Arc::new(Session::new(Arc::clone(&joining)).unwrap());
     let shards = made.lock().unwrap().last().unwrap().clone();
-    let kv = Kv::new(session, shards);
+    let kv = Kv::new(session, &shards);
     for _ in 0..100 {
         let key = random.u64(..scale.values);
         let name = format!("key {key:08}");

@@ -69,7 +69,7 @@
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
 //! let (machine, shards) = Shards::builder().build();
 //! let node: Arc<dyn Replicator> = open(Box::new(machine)).await;
-//! let kv = Kv::new(Arc::new(Session::new(node)?), shards);
+//! let kv = Kv::new(Arc::new(Session::new(node)?), &shards);
 //!
 //! let orders = ShardKey::new("acme", "orders")?;
 //! let put = kv.put(&orders, b"17", b"two pairs of socks", PutOptions::default()).await?;

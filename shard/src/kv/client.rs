@@ -1,23 +1,18 @@
 //! What an application calls: writes through a session, reads behind a barrier.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use quorate_replicator::{
-    Commit, Consistency, Position, ReadError, Session, SessionError, ShardKey,
-};
+use quorate_replicator::{Commit, Position, Session, SessionError, ShardKey};
 
 use crate::envelope::AnswerError;
+use crate::kv::reads::{Applied, KvReadError, OrgReadOptions, ReadOptions, Reads, WITHIN};
 use crate::kv::{
-    Changes, Condition, Got, Local, NamespacePage, Op, OrgPage, Page, PinnedKv, Reply, Scan,
-    Transaction, TransactionReply,
+    Changes, Condition, Got, NamespacePage, Op, OrgPage, Page, PinnedKv, Reply, Scan, Transaction,
+    TransactionReply,
 };
 use crate::limits::DELETE_PREFIX_MAX;
 use crate::{Refusal, Shards};
-
-/// How long calls wait unless told otherwise.
-const WITHIN: Duration = Duration::from_secs(2);
 
 /// Keys and values of all namespaces, through one session. A clone shares the session.
 ///
@@ -25,7 +20,7 @@ const WITHIN: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct Kv {
     session: Arc<Session>,
-    local: Local,
+    reads: Arc<dyn Reads>,
 }
 
 /// How a put is done.
@@ -90,98 +85,6 @@ impl<'a> DeleteOptions<'a> {
     #[must_use]
     pub fn only_if(mut self, condition: Condition<'a>) -> Self {
         self.condition = Some(condition);
-        self
-    }
-
-    /// Sets how long to wait.
-    #[must_use]
-    pub fn within(mut self, within: Duration) -> Self {
-        self.within = within;
-        self
-    }
-}
-
-/// How fresh a read of one namespace must be.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct ReadOptions {
-    /// Linearizable unless set.
-    pub consistency: Consistency,
-    /// The namespace must have reached this revision: read what another node was told. 0 asks for nothing.
-    pub at_least: u64,
-    /// How long to wait; two seconds unless set.
-    pub within: Duration,
-}
-
-impl Default for ReadOptions {
-    fn default() -> Self {
-        Self { consistency: Consistency::Linearizable, at_least: 0, within: WITHIN }
-    }
-}
-
-impl ReadOptions {
-    /// What this node has applied, at once.
-    pub fn local() -> Self {
-        Self::default().consistency(Consistency::Local)
-    }
-
-    /// Sets the consistency.
-    #[must_use]
-    pub fn consistency(mut self, consistency: Consistency) -> Self {
-        self.consistency = consistency;
-        self
-    }
-
-    /// Sets the revision that must be reached.
-    #[must_use]
-    pub fn at_least(mut self, revision: u64) -> Self {
-        self.at_least = revision;
-        self
-    }
-
-    /// Sets how long to wait.
-    #[must_use]
-    pub fn within(mut self, within: Duration) -> Self {
-        self.within = within;
-        self
-    }
-}
-
-/// How fresh a read over the namespaces of an organisation must be.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct OrgReadOptions {
-    /// Linearizable unless set: of every group.
-    pub consistency: Consistency,
-    /// These namespaces must have reached these revisions.
-    pub at_least: Vec<(ShardKey, u64)>,
-    /// How long to wait; two seconds unless set.
-    pub within: Duration,
-}
-
-impl Default for OrgReadOptions {
-    fn default() -> Self {
-        Self { consistency: Consistency::Linearizable, at_least: Vec::new(), within: WITHIN }
-    }
-}
-
-impl OrgReadOptions {
-    /// What this node has applied, at once.
-    pub fn local() -> Self {
-        Self::default().consistency(Consistency::Local)
-    }
-
-    /// Sets the consistency.
-    #[must_use]
-    pub fn consistency(mut self, consistency: Consistency) -> Self {
-        self.consistency = consistency;
-        self
-    }
-
-    /// Names a revision that a namespace must have reached.
-    #[must_use]
-    pub fn at_least(mut self, shard: ShardKey, revision: u64) -> Self {
-        self.at_least.push((shard, revision));
         self
     }
 
@@ -304,32 +207,17 @@ fn actual_text(actual: &u64) -> String {
     }
 }
 
-/// Why a read was not served. It had no effect.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum KvReadError {
-    /// This node could not serve it.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// No node has been told of the revision that was asked for.
-    #[error(
-        "shard {shard} is at revision {revision}, and revision {at_least} was asked for; is it of another cluster?"
-    )]
-    NotReached {
-        /// Of which namespace.
-        shard: ShardKey,
-        /// What was asked for.
-        at_least: u64,
-        /// What it has reached, after a linearizable barrier.
-        revision: u64,
-    },
-}
-
 impl Kv {
     /// Keys and values, written through `session` and read from `shards`, which belong to the machine that the
     /// session's replicator was opened with.
-    pub fn new(session: Arc<Session>, shards: Shards) -> Self {
-        Self { session, local: shards.kv() }
+    pub fn new(session: Arc<Session>, shards: &Shards) -> Self {
+        let reads = Applied::new(Arc::clone(session.replicator()), shards);
+        Self::with_reads(session, Arc::new(reads))
+    }
+
+    /// Keys and values, written through `session` and read through `reads`, of the same cluster.
+    pub fn with_reads(session: Arc<Session>, reads: Arc<dyn Reads>) -> Self {
+        Self { session, reads }
     }
 
     /// The session behind it.
@@ -337,9 +225,9 @@ impl Kv {
         &self.session
     }
 
-    /// Reads of what this node has applied, without waiting.
-    pub fn local(&self) -> &Local {
-        &self.local
+    /// The reads alone.
+    pub fn reads(&self) -> &Arc<dyn Reads> {
+        &self.reads
     }
 
     /// Sets a key.
@@ -512,8 +400,7 @@ impl Kv {
         key: &[u8],
         options: ReadOptions,
     ) -> Result<Got, KvReadError> {
-        self.refresh(shard, options).await?;
-        Ok(self.local.get(shard, key)?)
+        self.reads.get(shard, key, options).await
     }
 
     /// A page of keys, atomic and naming its revision.
@@ -531,11 +418,10 @@ impl Kv {
         scan: &Scan,
         options: ReadOptions,
     ) -> Result<Page, KvReadError> {
-        self.refresh(shard, options).await?;
-        Ok(self.local.scan(shard, scan)?)
+        self.reads.scan(shard, scan, options).await
     }
 
-    /// Changes of a namespace since a revision; see [`Local::changes`].
+    /// Changes of a namespace since a revision; see [`Local::changes`](crate::kv::Local::changes).
     ///
     /// # Errors
     ///
@@ -552,8 +438,26 @@ impl Kv {
         max: usize,
         options: ReadOptions,
     ) -> Result<Changes, KvReadError> {
-        self.refresh(shard, options).await?;
-        Ok(self.local.changes(shard, from, prefix, max)?)
+        self.reads.changes(shard, from, prefix, max, options).await
+    }
+
+    /// Organisations after `after` in byte order, at most `max` and at most
+    /// [`PAGE_KEYS_MAX`](crate::limits::PAGE_KEYS_MAX): those that have a namespace. There are more if it is so many.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn orgs(
+        &self,
+        after: Option<&str>,
+        max: usize,
+        options: OrgReadOptions,
+    ) -> Result<Vec<String>, KvReadError> {
+        self.reads.orgs(after, max, options).await
     }
 
     /// Namespaces of an organisation after `after` in byte order.
@@ -572,11 +476,10 @@ impl Kv {
         max: usize,
         options: OrgReadOptions,
     ) -> Result<NamespacePage, KvReadError> {
-        self.refresh_org(org, options).await?;
-        Ok(self.local.namespaces(org, after, max)?)
+        self.reads.namespaces(org, after, max, options).await
     }
 
-    /// A page of keys over all namespaces of an organisation; see [`Local::scan_org`].
+    /// A page of keys over all namespaces of an organisation; see [`Local::scan_org`](crate::kv::Local::scan_org).
     ///
     /// # Errors
     ///
@@ -591,15 +494,14 @@ impl Kv {
         scan: &Scan,
         options: OrgReadOptions,
     ) -> Result<OrgPage, KvReadError> {
-        self.refresh_org(org, options).await?;
-        Ok(self.local.scan_org(org, scan)?)
+        self.reads.scan_org(org, scan, options).await
     }
 
     /// The newest durable checkpoint of the group of `shard`, to read many pages of one moment.
     ///
     /// # Errors
     ///
-    /// [`ReadError::NoCheckpoint`] if there is none.
+    /// [`ReadError::NoCheckpoint`](quorate_replicator::ReadError::NoCheckpoint) if there is none.
     ///
     /// # Cancel safety
     ///
@@ -607,81 +509,7 @@ impl Kv {
     pub async fn pinned(&self, shard: &ShardKey) -> Result<PinnedKv, KvReadError> {
         Ok(PinnedKv::new(self.session.replicator().pinned(shard).await?))
     }
-
-    /// Waits until what is applied here is as fresh as asked for.
-    async fn refresh(&self, shard: &ShardKey, options: ReadOptions) -> Result<(), KvReadError> {
-        let ReadOptions { consistency, at_least, within } = options;
-        let deadline = Instant::now() + within;
-        if consistency != Consistency::Local {
-            self.session.replicator().read_barrier(shard, consistency, within).await?;
-        }
-        self.reach(shard, at_least, deadline).await
-    }
-
-    /// Waits until the namespace has reached a revision.
-    async fn reach(
-        &self,
-        shard: &ShardKey,
-        at_least: u64,
-        deadline: Instant,
-    ) -> Result<(), KvReadError> {
-        if self.local.revision(shard)? >= at_least {
-            return Ok(());
-        }
-        // Whoever knows the revision was told of it, so it is there after a linearizable barrier. Waiting longer
-        // would only help one who guesses.
-        let left = deadline.saturating_duration_since(Instant::now());
-        let replicator = self.session.replicator();
-        replicator.read_barrier(shard, Consistency::Linearizable, left).await?;
-        let revision = self.local.revision(shard)?;
-        if revision < at_least {
-            return Err(KvReadError::NotReached { shard: shard.clone(), at_least, revision });
-        }
-        Ok(())
-    }
-
-    /// As [`refresh`](Self::refresh), over all groups.
-    async fn refresh_org(&self, org: &str, options: OrgReadOptions) -> Result<(), KvReadError> {
-        let OrgReadOptions { consistency, at_least, within } = options;
-        let deadline = Instant::now() + within;
-        if consistency != Consistency::Local {
-            for shard in self.one_shard_of_each_group(org) {
-                let left = deadline.saturating_duration_since(Instant::now());
-                self.session.replicator().read_barrier(&shard, consistency, left).await?;
-            }
-        }
-        for (shard, revision) in &at_least {
-            self.reach(shard, *revision, deadline).await?;
-        }
-        Ok(())
-    }
-
-    /// Names that between them belong to every group: namespaces of an organisation may be in any of them, and a
-    /// barrier is of one group. None if `org` can be no name, which then has no namespaces to be fresh.
-    fn one_shard_of_each_group(&self, org: &str) -> Vec<ShardKey> {
-        let replicator = self.session.replicator();
-        let mut wanted = replicator.status().groups.len().max(1);
-        let mut seen = BTreeSet::new();
-        let mut shards = Vec::new();
-        // Groups are spread over slots by a hash of the name, so a few names for each are enough.
-        for number in 0..GROUP_PROBES_MAX {
-            let Ok(shard) = ShardKey::new(org, &number.to_string()) else {
-                return Vec::new();
-            };
-            if seen.insert(replicator.group(&shard)) {
-                shards.push(shard);
-                wanted -= 1;
-                if wanted == 0 {
-                    break;
-                }
-            }
-        }
-        shards
-    }
 }
-
-/// Names tried to find one of each group: many times the number of slots that groups share.
-const GROUP_PROBES_MAX: u32 = 1 << 16;
 
 fn read_commit(commit: Commit) -> Result<Committed, KvError> {
     let Commit { position, reply } = commit;

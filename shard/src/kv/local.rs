@@ -54,6 +54,11 @@ impl Local {
         Ok(read.unwrap_or(Page { revision: 0, entries: Vec::new(), next: None }))
     }
 
+    /// Organisations after `after` in byte order, at most `max`; see [`Shards::orgs`].
+    pub fn orgs(&self, after: Option<&str>, max: usize) -> Vec<String> {
+        self.shards.orgs(after, max)
+    }
+
     /// Namespaces of an organisation after `after` in byte order, at most `max` and at most [`PAGE_KEYS_MAX`].
     pub fn namespaces(
         &self,

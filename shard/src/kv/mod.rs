@@ -4,7 +4,7 @@
 //!  Kv ----- Op ----> Session, Replicator ----> ShardMachine: KvExtension
 //!   ^                                               |
 //!   +------ Reply <---------------------------------+
-//!   +------ Entry, Page <---- Local <---- Shards <--+
+//!   +------ Entry, Page <---- Reads: Applied <---- Local <---- Shards
 //! ```
 //!
 //! # What it promises
@@ -26,13 +26,14 @@ mod local;
 mod op;
 mod page;
 mod pinned;
+mod reads;
 mod reply;
 mod row;
 
 pub use apply::KvExtension;
 pub use client::{
-    Committed, DeleteDone, DeleteOptions, DeletePrefixDone, Kv, KvError, KvReadError,
-    OrgReadOptions, PutDone, PutOptions, ReadOptions, TransactionDone,
+    Committed, DeleteDone, DeleteOptions, DeletePrefixDone, Kv, KvError, PutDone, PutOptions,
+    TransactionDone,
 };
 pub use local::Local;
 pub use op::{Compare, Condition, Op, Transaction, TransactionOp};
@@ -40,6 +41,7 @@ pub use page::{
     Change, Changes, Entry, Got, Namespace, NamespacePage, OrgPage, OrgPart, Page, PageToken, Scan,
 };
 pub use pinned::PinnedKv;
+pub use reads::{Applied, KvReadError, OrgReadOptions, ReadOptions, Reads};
 pub use reply::{Reply, TransactionReply, TransactionResult};
 
 /// The kinds of operations of the KV.

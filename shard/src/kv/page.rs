@@ -4,6 +4,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 use quorate_replicator::{LogTime, ShardKey};
+use serde::{Deserialize, Serialize};
 
 use crate::context::prefix_end;
 use crate::kv::row::KvRow;
@@ -11,7 +12,7 @@ use crate::limits::PAGE_KEYS_MAX;
 use crate::row::RowView;
 
 /// One key with its value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Entry {
     /// The key.
@@ -36,7 +37,7 @@ impl Entry {
 }
 
 /// The answer to a get.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Got {
     /// The namespace's revision at the moment of the read.
@@ -53,7 +54,7 @@ pub struct Got {
 /// let scan = Scan::prefix(b"user/").limit(10);
 /// let later = Scan::range(b"a", b"m");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scan {
     from: Bytes,
     /// Up to this key and not with it; none is to the end.
@@ -108,7 +109,8 @@ impl Scan {
     }
 
     pub(crate) fn keys_max(&self) -> usize {
-        self.limit
+        // One that came over a network may say anything.
+        self.limit.clamp(1, PAGE_KEYS_MAX)
     }
 
     pub(crate) fn token(&self) -> Option<&PageToken> {
@@ -130,7 +132,7 @@ impl Scan {
 }
 
 /// Where a page ended. It holds for the same scan on every node, and stays good when keys come and go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageToken(Bytes);
 
 impl PageToken {
@@ -158,7 +160,7 @@ impl PageToken {
 }
 
 /// Keys in order, as they all were at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Page {
     /// The namespace's revision at that moment.
@@ -170,7 +172,7 @@ pub struct Page {
 }
 
 /// Keys of several namespaces, by namespace and key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct OrgPage {
     /// Namespaces in order, each as it was at one moment; not all of them at the same one.
@@ -180,7 +182,7 @@ pub struct OrgPage {
 }
 
 /// The part of a page that is in one namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct OrgPart {
     /// The namespace.
@@ -192,7 +194,7 @@ pub struct OrgPart {
 }
 
 /// A namespace of an organisation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Namespace {
     /// Its name.
@@ -206,7 +208,7 @@ pub struct Namespace {
 }
 
 /// Namespaces in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct NamespacePage {
     /// The namespaces.
@@ -216,7 +218,7 @@ pub struct NamespacePage {
 }
 
 /// One change of a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Change {
     /// The revision that made it; all changes of a transaction have the same.
@@ -228,7 +230,7 @@ pub struct Change {
 }
 
 /// Changes of a namespace since a revision.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Changes {
     /// All changes asked for, in order.

@@ -18,7 +18,7 @@ const WITHIN: Duration = Duration::from_secs(5);
 fn kv() -> (Kv, Arc<Direct>) {
     let (direct, shards) = Direct::new(Shards::builder().limit(|l| l.state_bytes_max = 100_000));
     let session = Session::new(Arc::clone(&direct) as Arc<dyn Replicator>).unwrap();
-    (Kv::new(Arc::new(session), shards), direct)
+    (Kv::new(Arc::new(session), &shards), direct)
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn an_unknown_outcome_is_resumed_and_happens_once() {
     };
     let done = kv.resume(*attempt, WITHIN).await.unwrap();
     assert_eq!(done.reply, Reply::Put { revision: 1, created: 1 });
-    assert_eq!(kv.local().revision(&orders).unwrap(), 1);
+    assert_eq!(kv.get(&orders, b"a", ReadOptions::local()).await.unwrap().revision, 1);
 }
 
 #[tokio::test]
@@ -126,6 +126,11 @@ async fn a_read_is_as_fresh_as_it_asks_to_be() {
     assert_eq!(names(OrgReadOptions::local().at_least(users.clone(), 1)).await.unwrap(), 2);
     direct.accepted_elsewhere(&shard("acme/more"), Op::put(b"u", b"").encode());
     assert_eq!(names(OrgReadOptions::default()).await.unwrap(), 3);
+    direct.accepted_elsewhere(&shard("zeta/users"), Op::put(b"u", b"").encode());
+    let orgs = async |after, options| kv.orgs(after, 10, options).await.unwrap();
+    assert_eq!(orgs(None, OrgReadOptions::local()).await, ["acme"]);
+    assert_eq!(orgs(None, OrgReadOptions::default()).await, ["acme", "zeta"]);
+    assert_eq!(orgs(Some("acme"), OrgReadOptions::local()).await, ["zeta"]);
     let error = names(OrgReadOptions::local().at_least(users, 2)).await.unwrap_err();
     assert!(matches!(error, KvReadError::NotReached { at_least: 2, revision: 1, .. }));
 }
