@@ -51,21 +51,33 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
     #[cfg(feature = "raft")]
     hosted::table_of(&hosted::raft(config), config)?;
     #[cfg(feature = "quic")]
-    quic_table(config)?;
+    quic(config)?;
     Ok(())
 }
 
-/// Reads the table of the transport as its opening would.
+/// What the configuration says about QUIC, with its paths as they are opened; the defaults if it says nothing.
+///
+/// # Errors
+///
+/// What is wrong with the table: where it stands and what would be right.
 #[cfg(feature = "quic")]
-fn quic_table(config: &Config) -> Result<(), ConfigError> {
-    use quorate_transport_quic::QuicConfig;
+pub fn quic(config: &Config) -> Result<quorate_transport_quic::QuicConfig, ConfigError> {
     use serde::Deserialize as _;
 
-    let Some(table) = config.plugged_table("transport", "quic") else { return Ok(()) };
-    let place = table.place();
-    QuicConfig::deserialize(table)
-        .map(drop)
-        .map_err(|error| config.problem_at(place.span(), error.message()))
+    use crate::TransportKind as _;
+
+    let mut quic = match config.plugged_table("transport", "quic") {
+        None => quorate_transport_quic::QuicConfig::default(),
+        Some(table) => {
+            let place = table.place();
+            quorate_transport_quic::QuicConfig::deserialize(table)
+                .map_err(|error| config.problem_at(place.span(), error.message()))?
+        }
+    };
+    if let Some(directory) = config.directory() {
+        crate::quic::Quic::resolve(&mut quic, directory);
+    }
+    Ok(quic)
 }
 
 /// What to do about a driver or transport that was left out of this build.

@@ -104,7 +104,8 @@ pub struct NodeConfig {
     /// What to do with frames when another node proposes: forward them to it, or, with `false`, refuse them with its
     /// name.
     pub forward: bool,
-    /// Where everything is kept that must not be forgotten. Relative to the working directory.
+    /// Where everything is kept that must not be forgotten. Relative to the directory of the configuration file if it
+    /// stands there, else to the working directory.
     pub data_dir: PathBuf,
     /// What an accept is worth. `disk`: on stable storage before the answer. `memory`: nothing is written, a restart
     /// forgets everything, and accepts are faster by the time of a disk's flush.

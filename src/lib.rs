@@ -16,6 +16,15 @@ mod node;
 mod quic;
 mod transports;
 
+/// Certificates of nodes and clients, and the authority that makes them.
+#[cfg(feature = "quic")]
+pub mod certificates {
+    pub use quorate_transport_quic::{
+        Authority, CertificateInfo, CredentialError, Expiry, Identity, Issued, Secret, Subject,
+        SubjectError, Validity,
+    };
+}
+
 pub use config::{
     CheckpointConfig, Config, DriverConfig, LimitsConfig, LogConfig, NodeConfig, RetainConfig,
     ShardConfig, SnapshotConfig, TransportConfig,

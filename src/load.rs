@@ -18,8 +18,8 @@ use crate::located::Located;
 /// Environment variables whose names begin like this are settings.
 const VARIABLE_PREFIX: &str = "QUORATE_";
 
-/// A variable that begins like a setting and is none: where the binary looks for the file.
-const FILE_VARIABLE: &str = "QUORATE_CONFIG";
+/// Variables that begin like a setting and are none: where the binary looks for its files.
+const FILE_VARIABLES: [&str; 2] = ["QUORATE_CONFIG", "QUORATE_CONNECT"];
 
 /// Variables whose names begin like this are left to test suites.
 const TEST_PREFIX: &str = "QUORATE_TEST_";
@@ -59,6 +59,8 @@ struct Setting {
 pub(crate) struct Source {
     pub(crate) name: String,
     pub(crate) text: Arc<str>,
+    /// What relative paths in it are relative to; none: the working directory.
+    pub(crate) directory: Option<PathBuf>,
 }
 
 /// Where the value of a key comes from.
@@ -113,7 +115,7 @@ pub struct Explained {
 }
 
 impl ConfigBuilder {
-    /// Reads the file.
+    /// Reads the file. Relative paths in it are relative to the directory that it is in.
     ///
     /// # Errors
     ///
@@ -128,13 +130,19 @@ impl ConfigBuilder {
             )));
         }
         let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-        Ok(self.text(path.display().to_string(), text))
+        let mut builder = self.text(path.display().to_string(), text);
+        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+        if let Some(source) = &mut builder.source {
+            source.directory = directory.map(Into::into);
+        }
+        Ok(builder)
     }
 
-    /// Takes a TOML text in place of a file; `name` is what errors call it.
+    /// Takes a TOML text in place of a file; `name` is what errors call it. Relative paths in it are relative to the
+    /// working directory.
     #[must_use]
     pub fn text(mut self, name: impl Into<String>, text: impl Into<Arc<str>>) -> Self {
-        self.source = Some(Source { name: name.into(), text: text.into() });
+        self.source = Some(Source { name: name.into(), text: text.into(), directory: None });
         self
     }
 
@@ -154,7 +162,7 @@ impl ConfigBuilder {
             else {
                 continue;
             };
-            if variable == FILE_VARIABLE || variable.starts_with(TEST_PREFIX) {
+            if FILE_VARIABLES.contains(&variable) || variable.starts_with(TEST_PREFIX) {
                 continue;
             }
             let Some(key) = keys.keys().find(|key| variable_of(key) == variable) else {
@@ -276,6 +284,11 @@ impl Config {
         Ok(())
     }
 
+    /// Where the configuration file is, unless that is the working directory or there is none.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.source.as_ref()?.directory.as_deref()
+    }
+
     /// The table `[section.NAME]`, if the text has one.
     pub(crate) fn plugged_table(&self, section: &str, name: &str) -> Option<Located<'_>> {
         let tables = self.source.as_ref()?.plugged(section);
@@ -326,6 +339,20 @@ impl Source {
         }
         let mut config = Config::deserialize(toml::de::Deserializer::from(root))
             .map_err(|error| self.problem(error.span().unwrap_or(0..0), error.message().into()))?;
+        if let Some(directory) = &self.directory
+            && origins.contains_key("node.data_dir")
+            // An empty one is refused, and would be the directory itself.
+            && !config.node.data_dir.as_os_str().is_empty()
+        {
+            config.node.data_dir = directory.join(&config.node.data_dir);
+            if config.node.data_dir.to_str().is_none() {
+                return Err(ConfigError::File {
+                    file: directory.clone(),
+                    problem: "the name of its directory is not UTF-8; move it to another one"
+                        .into(),
+                });
+            }
+        }
         config.origins = origins;
         config.source = Some(self);
         Ok(config)

@@ -1,5 +1,6 @@
 //! The QUIC transport, as a configuration chooses it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,6 +19,14 @@ impl TransportKind for Quic {
     const NAME: &'static str = "quic";
 
     type Config = QuicConfig;
+
+    fn resolve(config: &mut QuicConfig, directory: &Path) {
+        let QuicConfig { authority_file, certificate_file, key_file, .. } = config;
+        for file in [authority_file, certificate_file, key_file] {
+            // Joining leaves an absolute path as it is.
+            *file = directory.join(&*file);
+        }
+    }
 
     async fn open(
         &self,

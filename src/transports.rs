@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -18,6 +19,12 @@ pub trait TransportKind: Send + Sync + 'static {
     /// What can be said about it in `[transport.NAME]`. Unknown keys should be refused, all keys should have
     /// defaults.
     type Config: DeserializeOwned + Default + Send + 'static;
+
+    /// Makes the paths in a configuration that are relative ones of this directory, in which the configuration file is.
+    /// Not called without a file: they are then of the working directory.
+    fn resolve(config: &mut Self::Config, directory: &Path) {
+        let _ = (config, directory);
+    }
 
     /// Makes the transport of one node. Peers are reached for from now on.
     ///
@@ -51,8 +58,15 @@ const NONE: &str = "none";
 /// The table `[section.NAME]`, for whoever is plugged in there.
 pub(crate) type Table<'de> = Option<Box<dyn erased_serde::Deserializer<'de> + Send + 'de>>;
 type Opening = Pin<Box<dyn Future<Output = Result<Arc<dyn Transport>, String>> + Send>>;
-type Opener =
-    Box<dyn for<'de> Fn(Table<'de>, NodeId, Vec<NodeId>) -> Result<Opening, String> + Send + Sync>;
+type Opener = Box<dyn for<'de> Fn(Table<'de>, Opened<'_>) -> Result<Opening, String> + Send + Sync>;
+
+/// For whom a transport is opened.
+pub(crate) struct Opened<'a> {
+    /// Where the configuration file is, if there is one.
+    pub(crate) directory: Option<&'a Path>,
+    pub(crate) node: NodeId,
+    pub(crate) members: Vec<NodeId>,
+}
 
 impl Transports {
     /// No transport but `none`.
@@ -68,13 +82,17 @@ impl Transports {
     #[must_use]
     pub fn with<T: TransportKind>(mut self, kind: T) -> Self {
         let kind = Arc::new(kind);
-        let opener: Opener = Box::new(move |table, node, members| {
-            let config = match table {
+        let opener: Opener = Box::new(move |table, opened| {
+            let Opened { directory, node, members } = opened;
+            let mut config = match table {
                 None => T::Config::default(),
                 Some(mut table) => {
                     erased_serde::deserialize(&mut *table).map_err(|error| error.to_string())?
                 }
             };
+            if let Some(directory) = directory {
+                T::resolve(&mut config, directory);
+            }
             let kind = Arc::clone(&kind);
             Ok(Box::pin(async move { kind.open(config, node, members).await }))
         });
@@ -117,10 +135,9 @@ impl Transports {
         &self,
         name: &str,
         table: Table<'_>,
-        node: NodeId,
-        members: Vec<NodeId>,
+        opened: Opened<'_>,
     ) -> Result<Option<Opening>, String> {
-        self.kinds.get(name).map(|opener| opener(table, node, members)).transpose()
+        self.kinds.get(name).map(|opener| opener(table, opened)).transpose()
     }
 }
 

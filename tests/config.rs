@@ -245,3 +245,26 @@ async fn an_unknown_driver_lists_the_known_ones_or_the_missing_feature() {
          rebuild with `--features raft`"
     );
 }
+
+#[test]
+fn paths_of_a_file_are_relative_to_it_and_others_to_the_working_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("node.toml");
+    let read = |text: &str, variables: &[(&str, &str)]| {
+        std::fs::write(&file, text).unwrap();
+        let variables =
+            variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        Config::builder().file(&file).unwrap().environment(variables).unwrap().build().unwrap()
+    };
+    let config = read("[node]\ndata_dir = \"data\"\n", &[]);
+    assert_eq!(config.node.data_dir, dir.path().join("data"));
+    let config = read("[node]\ndata_dir = \"/data\"\n", &[]);
+    assert_eq!(config.node.data_dir.to_str(), Some("/data"));
+    let config = read("[node]\ndata_dir = \"data\"\n", &[("QUORATE_NODE_DATA_DIR", "other")]);
+    assert_eq!(config.node.data_dir.to_str(), Some("other"));
+    let config = read("[node]\nid = 7\n", &[("QUORATE_CONNECT", "client.toml")]);
+    assert_eq!(config.node.data_dir.to_str(), Some("./quorate-data"));
+    std::fs::write(&file, "[node]\ndata_dir = \"\"\n").unwrap();
+    let error = Config::builder().file(&file).unwrap().build().unwrap_err().to_string();
+    assert!(error.ends_with("must name a directory"), "{error}");
+}

@@ -88,3 +88,19 @@ async fn what_is_wrong_with_the_transport_is_said_with_the_way_out() {
     let error = builtin::check(&Config::from_toml(&wrong).unwrap()).unwrap_err();
     assert!(error.to_string().contains("unknown field `idle`"), "{error}");
 }
+
+#[tokio::test]
+async fn certificates_are_looked_for_beside_the_configuration_file() {
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let text = "[node]\ndata_dir = \"data\"\ncluster = \"09090909090909090909090909090909\"\n[log]\n\
+                segment_bytes = 8388608\n[driver]\nkind = \"raft\"\n[transport]\nkind = \"quic\"\n\
+                [transport.quic]\nlisten = \"127.0.0.1:0\"\nauthority_file = \"ca.pem\"\n\
+                certificate_file = \"1.pem\"\nkey_file = \"1.key\"\n";
+    let file = dir.path().join("node.toml");
+    std::fs::write(&file, text).unwrap();
+    let config = Config::builder().file(&file).unwrap().build().unwrap();
+    let node = Node::open(config).await.unwrap();
+    assert!(dir.path().join("data").is_dir());
+    node.close().await.unwrap();
+}

@@ -58,7 +58,14 @@ pub(crate) fn common_names(der: &[u8]) -> Option<(String, String)> {
 
 /// The last moment at which a certificate holds, whoever it is of.
 pub(crate) fn not_after(der: &[u8]) -> Result<SystemTime, CredentialError> {
-    Ok(moment(parse(der)?.validity().not_after.timestamp()))
+    validity(der).map(|(_, not_after)| not_after)
+}
+
+/// The first and the last moment at which a certificate holds, whoever it is of.
+pub(crate) fn validity(der: &[u8]) -> Result<(SystemTime, SystemTime), CredentialError> {
+    let certificate = parse(der)?;
+    let validity = certificate.validity();
+    Ok((moment(validity.not_before.timestamp()), moment(validity.not_after.timestamp())))
 }
 
 /// A text from outside, fit for a line of a log: bounded and without control characters.

@@ -161,7 +161,8 @@ impl Expiry {
     }
 }
 
-fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
+/// The certificates of a text, of which there is at least one.
+pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
     let malformed = |problem: String| CredentialError::Malformed { problem };
     let certificates = CertificateDer::pem_slice_iter(pem.as_bytes())
         .take(CERTIFICATES_MAX + 1)

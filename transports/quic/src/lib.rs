@@ -39,6 +39,7 @@ mod authority;
 mod bulk_receive;
 mod bulk_send;
 mod certificate;
+mod certificate_info;
 mod codec;
 mod config;
 mod contact;
@@ -65,6 +66,7 @@ mod verifier;
 mod wire;
 
 pub use authority::{Authority, Issued, Secret, Validity};
+pub use certificate_info::CertificateInfo;
 pub use config::QuicConfig;
 pub use credential_error::CredentialError;
 pub use identity::{Expiry, Identity};
