@@ -3,22 +3,25 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use quinn::{Connecting, Connection, Endpoint, SendStream};
+use quorate_replicator::NodeId;
 use tokio::sync::oneshot;
 
-use crate::Subject;
 use crate::admission::Verdict;
 use crate::certificate::Certified;
-use crate::codec::Kind;
+use crate::codec::{FrameError, Kind};
 use crate::contact::Greeted;
 use crate::explain::{self, CloseCode, close};
-use crate::frame_stream::{FrameStream, StreamError};
-use crate::hello::Hello;
+use crate::frame_stream::StreamError;
+use crate::hello::{ClientHello, Hello, greeted};
 use crate::link::serve;
 use crate::node::{Node, proved};
 use crate::peer::{Link, Peer};
+use crate::serve_clients::{self, Entered};
+use crate::{Clients, Subject};
 
 /// Judges whoever dials, for as long as the node is open.
 pub(crate) async fn accept(node: Arc<Node>, endpoint: Endpoint) {
@@ -88,13 +91,15 @@ async fn greet(node: Arc<Node>, connecting: Connecting, mut handshake: Handshake
     };
     drop(handshake);
     match greeted {
-        Ok(Ok(Admitted { peer, link, mut send, hello })) => {
+        Ok(Ok(Admitted { comer, mut send, hello })) => {
             // From here on the connection counts. If the greeting cannot be written the connection is lost, and serving it
-            // finds that out.
-            node.limits.open(&link.connection);
-            let _ = send.write_chunk(hello).await;
+            // finds that out; one that takes its time over it must not be left unserved.
+            let _ = tokio::time::timeout(within, send.write_chunk(hello)).await;
             let _ = send.finish();
-            serve(&node, &peer, link).await;
+            match comer {
+                Comer::Peer(peer, link) => serve(&node, &peer, link).await,
+                Comer::Client(entered) => serve_clients::serve(entered).await,
+            }
         }
         Ok(Err(Some(reason))) => node.refuse(from, &reason),
         Ok(Err(None)) => {}
@@ -105,44 +110,95 @@ async fn greet(node: Arc<Node>, connecting: Connecting, mut handshake: Handshake
 
 /// A connection that counts, and is to be greeted.
 struct Admitted {
-    peer: Arc<Peer>,
-    link: Arc<Link>,
+    comer: Comer,
     send: SendStream,
     hello: Bytes,
+}
+
+/// Who has come.
+enum Comer {
+    Peer(Arc<Peer>, Arc<Link>),
+    Client(Entered),
+}
+
+/// What is done about somebody who is turned away, with words.
+fn turn_away(connection: &Connection, code: CloseCode, words: String) -> Option<String> {
+    close(connection, code, &words);
+    Some(words)
+}
+
+/// Why a greeting did not come.
+fn silent(connection: &Connection, who: &str, error: StreamError) -> Option<String> {
+    match error {
+        StreamError::Lost(error) => Some(explain::lost(who, &error)),
+        other => {
+            turn_away(connection, CloseCode::Protocol, format!("{who} does not greet: {other}"))
+        }
+    }
 }
 
 /// The connection, once its greeting has come and fits; or why not, if that is worth being told.
 async fn admit(node: &Arc<Node>, connecting: Connecting) -> Result<Admitted, Option<String>> {
     let lost = |error| Some(explain::lost("whoever dialled", &error));
     let connection = connecting.await.map_err(lost)?;
-    let turn_away = |code, words: String| {
-        close(&connection, code, &words);
-        Some(words)
-    };
-    let certified = proved(&connection).map_err(|words| turn_away(CloseCode::Greeting, words))?;
-    let peer = member(node, &certified).map_err(|(code, words)| turn_away(code, words))?;
-    greet_peer(node, &connection, &peer, &certified).await
-}
-
-/// Which peer somebody is with this certificate.
-fn member(node: &Node, certified: &Certified) -> Result<Arc<Peer>, (CloseCode, String)> {
+    let away = |code, words| turn_away(&connection, code, words);
+    let certified = proved(&connection).map_err(|words| away(CloseCode::Greeting, words))?;
     match &certified.subject {
-        Subject::Node { node: id, .. } => node.peer(*id).ok_or_else(|| {
-            let words = if *id == node.id {
-                format!(
-                    "somebody comes with this node's own certificate, {id}; is it running twice?"
-                )
-            } else {
-                format!("{id} is not a peer of {}; add it to the members first", node.id)
-            };
-            (CloseCode::NotAPeer, words)
-        }),
+        Subject::Node { node: id, .. } => {
+            let peer = member(node, *id).map_err(|words| away(CloseCode::NotAPeer, words))?;
+            greet_peer(node, &connection, &peer, &certified).await
+        }
         Subject::Client { name, .. } => {
-            let words =
-                format!("client {name} cannot speak as a node; its certificate is a client's");
-            Err((CloseCode::Client, words))
+            let clients = node.clients().ok_or_else(|| {
+                let words = format!(
+                    "client {name} cannot speak as a node, and {} serves no clients; dial a node that does, or have \
+                     this one serve them",
+                    node.id
+                );
+                away(CloseCode::Client, words)
+            })?;
+            greet_client(node, &connection, name, certified.not_after, clients).await
         }
     }
+}
+
+/// The peer of this id.
+fn member(node: &Node, id: NodeId) -> Result<Arc<Peer>, String> {
+    node.peer(id).ok_or_else(|| {
+        if id == node.id {
+            format!("somebody comes with this node's own certificate, {id}; is it running twice?")
+        } else {
+            format!("{id} is not a peer of {}; add it to the members first", node.id)
+        }
+    })
+}
+
+async fn greet_client(
+    node: &Arc<Node>,
+    connection: &Connection,
+    name: &str,
+    not_after: SystemTime,
+    clients: Arc<dyn Clients>,
+) -> Result<Admitted, Option<String>> {
+    let who = format!("client {name}");
+    let failed = |error| match error {
+        StreamError::Frame(FrameError::Unexpected { found: Kind::Hello, .. }) => {
+            let words = format!("{who} cannot speak as a node; its certificate is a client's");
+            turn_away(connection, CloseCode::Client, words)
+        }
+        other => silent(connection, &who, other),
+    };
+    let stall_timeout = node.limits.stall_timeout;
+    let (body, send) =
+        greeted(connection, Kind::ClientHello, stall_timeout).await.map_err(failed)?;
+    let theirs = ClientHello::decode(body).map_err(|error| failed(error.into()))?;
+    theirs
+        .check(node.cluster, name)
+        .map_err(|words| turn_away(connection, CloseCode::Greeting, words))?;
+    let entered = serve_clients::enter(node, connection, name, not_after, clients)
+        .map_err(|words| turn_away(connection, CloseCode::Full, words))?;
+    node.limits.open_to_client(connection);
+    Ok(Admitted { comer: Comer::Client(entered), send, hello: node.welcome().encode() })
 }
 
 async fn greet_peer(
@@ -152,22 +208,13 @@ async fn greet_peer(
     certified: &Certified,
 ) -> Result<Admitted, Option<String>> {
     let id = peer.id;
-    let turn_away = |code, words: String| {
-        close(connection, code, &words);
-        Some(words)
-    };
-    let failed = |error: StreamError| match error {
-        StreamError::Lost(error) => Some(explain::lost(&id.to_string(), &error)),
-        other => turn_away(CloseCode::Protocol, format!("{id} does not greet: {other}")),
-    };
-    let opened = connection.accept_bi().await;
-    let (send, recv) = opened.map_err(|error| failed(StreamError::Lost(error)))?;
-    let mut frames = FrameStream::greeting(recv, node.limits.stall_timeout);
-    let body = frames.expect().await.and_then(|frame| Ok(frame.expect(Kind::Hello)?));
-    let theirs = body.and_then(|body| Ok(Hello::decode(body)?)).map_err(failed)?;
-    if let Err(words) = theirs.check(node.cluster, id, node.id) {
-        return Err(turn_away(CloseCode::Greeting, words));
-    }
+    let failed = |error| silent(connection, &id.to_string(), error);
+    let stall_timeout = node.limits.stall_timeout;
+    let (body, send) = greeted(connection, Kind::Hello, stall_timeout).await.map_err(failed)?;
+    let theirs = Hello::decode(body).map_err(|error| failed(error.into()))?;
+    theirs
+        .check(node.cluster, id, node.id)
+        .map_err(|words| turn_away(connection, CloseCode::Greeting, words))?;
     let greeted = peer.link(
         connection,
         |contact| (contact.greeted(node.now(), &theirs), contact.attempt()),
@@ -179,7 +226,9 @@ async fn greet_peer(
             close(connection, CloseCode::Crossed, "this node dials too, and goes first");
             return Err(None);
         }
-        (Greeted::Stale(words), _) => return Err(turn_away(CloseCode::Stale, words)),
+        (Greeted::Stale(words), _) => {
+            return Err(turn_away(connection, CloseCode::Stale, words));
+        }
     };
     let link = Link {
         connection: connection.clone(),
@@ -188,5 +237,6 @@ async fn greet_peer(
         not_after: certified.not_after,
     };
     let hello = node.hello(id, attempt).encode();
-    Ok(Admitted { peer: Arc::clone(peer), link: Arc::new(link), send, hello })
+    node.limits.open(connection);
+    Ok(Admitted { comer: Comer::Peer(Arc::clone(peer), Arc::new(link)), send, hello })
 }

@@ -13,6 +13,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use quorate_replicator::limits::MESSAGE_BYTES_MAX;
 
 use crate::limits::BULK_CHUNK_BYTES_MAX;
+use crate::subject::CLIENT_NAME_BYTES_MAX;
 
 /// Bytes before each body.
 pub(crate) const HEAD_BYTES: usize = 8;
@@ -53,11 +54,15 @@ pub(crate) enum Kind {
     BulkDone = 9,
     /// The receiver does not want it, or not any more, in words.
     BulkRefuse = 10,
+    /// Which client is there; the first of it.
+    ClientHello = 11,
+    /// Which node is there; the first that a client hears.
+    Welcome = 12,
 }
 
 impl Kind {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Hello,
         Self::Channel,
         Self::Message,
@@ -68,6 +73,8 @@ impl Kind {
         Self::BulkTaken,
         Self::BulkDone,
         Self::BulkRefuse,
+        Self::ClientHello,
+        Self::Welcome,
     ];
 
     fn of(byte: u8) -> Option<Self> {
@@ -82,6 +89,8 @@ impl Kind {
             8 => Self::BulkTaken,
             9 => Self::BulkDone,
             10 => Self::BulkRefuse,
+            11 => Self::ClientHello,
+            12 => Self::Welcome,
             _ => return None,
         })
     }
@@ -98,6 +107,8 @@ impl Kind {
             Self::BulkChunk => 9..=8 + BULK_CHUNK_BYTES_MAX,
             Self::BulkDone => 0..=0,
             Self::BulkRefuse => 0..=WORDS_BYTES_MAX,
+            Self::ClientHello => 21..=20 + CLIENT_NAME_BYTES_MAX,
+            Self::Welcome => 40..=40,
         }
     }
 }
@@ -297,7 +308,7 @@ mod tests {
     use quorate_replicator::{BulkId, BulkOffer, Channel, ClusterId, NodeId};
 
     use super::*;
-    use crate::hello::Hello;
+    use crate::hello::{ClientHello, Hello, Welcome};
     use crate::wire;
 
     /// One frame of each kind, as it is sent.
@@ -312,6 +323,15 @@ mod tests {
         };
         let offer =
             BulkOffer { id: BulkId(u128::MAX / 3), bytes: 1 << 40, head: Bytes::from("head") };
+        let client =
+            ClientHello { protocol: 1, cluster: ClusterId::new([0xa5; 16]), name: "ops".into() };
+        let welcome = Welcome {
+            protocol: 1,
+            cluster: ClusterId::new([0xa5; 16]),
+            node: NodeId::new(2),
+            incarnation: 77,
+            lanes_max: 16,
+        };
         let chunk = [&*wire::chunk_head(1 << 33, b"some bytes"), b"some bytes"].concat();
         let samples = vec![
             (Kind::Hello, hello.encode()),
@@ -324,6 +344,8 @@ mod tests {
             (Kind::BulkTaken, wire::place(Kind::BulkTaken, u64::MAX)),
             (Kind::BulkDone, frame(Kind::BulkDone, &[])),
             (Kind::BulkRefuse, wire::refuse("too old for me")),
+            (Kind::ClientHello, client.encode()),
+            (Kind::Welcome, welcome.encode()),
         ];
         assert_eq!(samples.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), Kind::ALL);
         samples
@@ -345,6 +367,11 @@ mod tests {
 
     /// Reads the body of a frame as the one who gets it does.
     fn read(frame: Frame) -> Result<(), FrameError> {
+        if matches!(frame.kind, Kind::Message | Kind::Messages) {
+            let mut messages = wire::Messages::of(frame)?;
+            while messages.next()?.is_some() {}
+            return Ok(());
+        }
         let Frame { kind, body } = frame;
         match kind {
             Kind::Hello => Hello::decode(body).map(drop),
@@ -356,12 +383,9 @@ mod tests {
                 let _ = wire::read_words(&body);
                 Ok(())
             }
-            Kind::Messages => {
-                let mut messages = wire::Messages::of(body);
-                while messages.next()?.is_some() {}
-                Ok(())
-            }
-            Kind::Message | Kind::BulkDone => Ok(()),
+            Kind::ClientHello => ClientHello::decode(body).map(drop),
+            Kind::Welcome => Welcome::decode(body).map(drop),
+            Kind::Message | Kind::Messages | Kind::BulkDone => Ok(()),
         }
     }
 

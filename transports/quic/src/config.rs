@@ -52,18 +52,28 @@ impl QuicConfig {
     }
 }
 
-/// Numbers as keys of a table, which TOML reads as texts.
-mod peer_table {
+/// The form of a table of nodes in TOML, which reads keys as texts: for `#[serde(with = "peer_table")]`.
+pub mod peer_table {
     use super::*;
 
-    pub(super) fn serialize<S: Serializer>(
+    /// Writes the numbers as texts.
+    ///
+    /// # Errors
+    ///
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(
         peers: &BTreeMap<NodeId, String>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         serializer.collect_map(peers.iter().map(|(node, at)| (node.number().to_string(), at)))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    /// Reads `2` and `n2` for the same node.
+    ///
+    /// # Errors
+    ///
+    /// A key is no node, or a node stands there twice.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<BTreeMap<NodeId, String>, D::Error> {
         let table = BTreeMap::<String, String>::deserialize(deserializer)?;

@@ -1,6 +1,5 @@
 //! Keeps a peer connected: dials it when there is no connection, with pauses that grow.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +7,12 @@ use tokio::time::Instant;
 
 use crate::codec::Kind;
 use crate::explain::{self, CloseCode, close};
-use crate::frame_stream::{FrameStream, StreamError};
-use crate::hello::Hello;
+use crate::frame_stream::StreamError;
+use crate::hello::{Hello, greet};
 use crate::link::serve;
 use crate::node::{Node, proved};
 use crate::peer::{Link, Peer, Standing};
+use crate::resolve::{fitting, lookup};
 use crate::{Subject, tls};
 
 /// How long a connection has to last for the pauses to begin anew.
@@ -89,7 +89,8 @@ async fn dial(node: &Arc<Node>, peer: &Arc<Peer>, attempt: u64) -> Result<Arc<Li
     let address = peer.address();
     let because = |words: String| Failure::Because(words);
     let endpoint = node.endpoint().ok_or_else(|| because("this node closes".into()))?;
-    let at = resolve(&address, node.listens_on).await.map_err(|problem| {
+    let found = lookup(&address).await;
+    let at = found.and_then(|found| fitting(&found, node.listens_on)).map_err(|problem| {
         because(format!("{address:?}, where {} should be, {problem}", peer.id))
     })?;
     let who = format!("{} at {address}", peer.id);
@@ -122,14 +123,8 @@ async fn dial(node: &Arc<Node>, peer: &Arc<Peer>, attempt: u64) -> Result<Arc<Li
             because(words)
         }
     };
-    let (mut send, recv) =
-        connection.open_bi().await.map_err(|error| failed(StreamError::Lost(error)))?;
     let hello = node.hello(peer.id, attempt).encode();
-    // If it cannot be written, reading says why.
-    let _ = send.write_chunk(hello).await;
-    let _ = send.finish();
-    let mut frames = FrameStream::greeting(recv, node.limits.stall_timeout);
-    let body = frames.expect().await.and_then(|frame| Ok(frame.expect(Kind::Hello)?));
+    let body = greet(&connection, hello, Kind::Hello, node.limits.stall_timeout).await;
     let theirs = body.and_then(|body| Ok(Hello::decode(body)?)).map_err(&failed)?;
     if let Err(words) = theirs.check(node.cluster, peer.id, node.id) {
         close(&connection, CloseCode::Greeting, &words);
@@ -148,24 +143,4 @@ async fn dial(node: &Arc<Node>, peer: &Arc<Peer>, attempt: u64) -> Result<Arc<Li
         incarnation: theirs.incarnation,
         not_after: certified.not_after,
     }))
-}
-
-/// The address to dial, of the kind that this node's socket can send to.
-async fn resolve(address: &str, local: SocketAddr) -> Result<SocketAddr, String> {
-    let found = tokio::net::lookup_host(address)
-        .await
-        .map_err(|error| format!("cannot be found: {error}; write it as host:port"))?;
-    let found: Vec<_> = found.collect();
-    let kind = if local.is_ipv4() { "IPv4" } else { "IPv6" };
-    let fitting = found.iter().find(|at| at.is_ipv4() == local.is_ipv4());
-    // A socket for IPv6 reaches IPv4 too, where the system says so.
-    let mapped = found.iter().filter(|_| !local.is_ipv4()).find_map(|at| match at {
-        SocketAddr::V4(v4) => Some(SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port()))),
-        SocketAddr::V6(_) => None,
-    });
-    fitting.copied().or(mapped).ok_or_else(|| {
-        format!(
-            "has no {kind} address, and this node listens on {local}; listen on [::] to reach both"
-        )
-    })
 }

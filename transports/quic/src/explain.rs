@@ -27,6 +27,8 @@ pub(crate) enum CloseCode {
     Stale = 7,
     /// The certificate that the connection began with has expired.
     Expired = 8,
+    /// The node serves as many clients as it may.
+    Full = 9,
 }
 
 /// Closes a connection with words.
@@ -49,8 +51,16 @@ const CERTIFICATE_REQUIRED: u64 = 0x174;
 /// Refused before a handshake (RFC 9000, 20.1).
 const CONNECTION_REFUSED: u64 = 0x2;
 
-/// Why a connection to `who` ended or was never made.
+/// What nodes call themselves.
+pub(crate) const THIS_NODE: &str = "this node";
+
+/// Why a connection of this node to `who` ended or was never made.
 pub(crate) fn lost(who: &str, error: &ConnectionError) -> String {
+    lost_by(THIS_NODE, who, error)
+}
+
+/// The same, where `me` says what this end is.
+pub(crate) fn lost_by(me: &str, who: &str, error: &ConnectionError) -> String {
     let ours = String::from_utf8_lossy(ALPN);
     match error {
         ConnectionError::ApplicationClosed(close) => {
@@ -68,7 +78,7 @@ pub(crate) fn lost(who: &str, error: &ConnectionError) -> String {
                 )
             }
             code @ 0x100..=0x1ff => format!(
-                "{who} refused this node's certificate (TLS alert {}): {}",
+                "{who} refused {me}'s certificate (TLS alert {}): {}",
                 code - 0x100,
                 words(&close.reason)
             ),
@@ -90,7 +100,7 @@ pub(crate) fn lost(who: &str, error: &ConnectionError) -> String {
         ConnectionError::TimedOut => format!("{who} does not answer"),
         ConnectionError::Reset => format!("{who} has forgotten the connection; it was restarted"),
         ConnectionError::VersionMismatch => format!("{who} speaks another version of QUIC"),
-        ConnectionError::LocallyClosed => "this node closed the connection".into(),
+        ConnectionError::LocallyClosed => format!("{me} closed the connection"),
         ConnectionError::CidsExhausted => "no connection id is left".into(),
     }
 }

@@ -42,9 +42,9 @@ impl FrameStream {
         Self { stream, decoder: Decoder::default(), pieces: Vec::new(), stall_timeout }
     }
 
-    /// A stream on which nothing but a greeting comes.
-    pub(crate) fn greeting(stream: RecvStream, stall_timeout: Duration) -> Self {
-        let decoder = Decoder::only(Kind::Hello);
+    /// A stream on which nothing but a greeting of this kind comes.
+    pub(crate) fn greeting(stream: RecvStream, kind: Kind, stall_timeout: Duration) -> Self {
+        let decoder = Decoder::only(kind);
         Self { stream, decoder, pieces: Vec::new(), stall_timeout }
     }
 
@@ -79,6 +79,11 @@ impl FrameStream {
     /// The next frame, where the stream must not end.
     pub(crate) async fn expect(&mut self) -> Result<Frame, StreamError> {
         self.next().await?.ok_or(StreamError::Frame(FrameError::Truncated))
+    }
+
+    /// The body of the next frame, which must be of this kind.
+    pub(crate) async fn expect_kind(&mut self, kind: Kind) -> Result<Bytes, StreamError> {
+        Ok(self.expect().await?.expect(kind)?)
     }
 }
 

@@ -48,6 +48,13 @@ pub struct Limits {
     /// Most bytes a second of all bulk bodies that this node sends; 0 for no limit. Messages go first in any case, but
     /// ciphering takes time from everything else on the machine.
     pub bulk_bytes_per_second: u64,
+    /// Most connections of clients. Further ones are refused, and told to ask another node.
+    pub clients_max: usize,
+    /// Most lanes that a client has at once, in one connection.
+    pub client_lanes_max: u32,
+    /// What a client may send on all its lanes together before it is read here, and what is kept of what it has not
+    /// acknowledged. A lane that is not read holds `stream_window_bytes` of it at most.
+    pub client_window_bytes: u32,
     /// How long a bulk transfer goes without reaching its receiver before it is given up.
     #[serde(with = "humantime_serde")]
     pub bulk_give_up_after: Duration,
@@ -93,6 +100,9 @@ impl Default for Limits {
             bulk_transfers_max: 4,
             bulk_chunk_bytes: 64 << 10,
             bulk_bytes_per_second: 128 << 20,
+            clients_max: 256,
+            client_lanes_max: 16,
+            client_window_bytes: 4 << 20,
             bulk_give_up_after: Duration::from_secs(30),
             handshakes_max: 64,
             handshakes_per_address_max: 16,
@@ -117,6 +127,8 @@ impl Limits {
             ("queue_bytes_max", self.queue_bytes_max),
             ("bulk_transfers_max", self.bulk_transfers_max as usize),
             ("bulk_chunk_bytes", self.bulk_chunk_bytes),
+            ("clients_max", self.clients_max),
+            ("client_lanes_max", self.client_lanes_max as usize),
             ("handshakes_max", self.handshakes_max),
             ("handshakes_per_address_max", self.handshakes_per_address_max),
             ("accepts_per_second", self.accepts_per_second as usize),
@@ -133,15 +145,23 @@ impl Limits {
                 self.bulk_chunk_bytes
             ));
         }
-        if self.bulk_transfers_max > 1024 {
-            let max = self.bulk_transfers_max;
-            return Err(format!("limits.bulk_transfers_max is {max}, at most 1024 are possible"));
+        for (name, value) in [
+            ("bulk_transfers_max", self.bulk_transfers_max),
+            ("client_lanes_max", self.client_lanes_max),
+        ] {
+            if value > 1024 {
+                return Err(format!("limits.{name} is {value}, at most 1024 are possible"));
+            }
         }
-        if !(16 << 10..=256 << 20).contains(&self.stream_window_bytes) {
-            return Err(format!(
-                "limits.stream_window_bytes is {}, from 16 KiB to 256 MiB are possible",
-                self.stream_window_bytes
-            ));
+        for (name, value) in [
+            ("stream_window_bytes", self.stream_window_bytes),
+            ("client_window_bytes", self.client_window_bytes),
+        ] {
+            if !(16 << 10..=256 << 20).contains(&value) {
+                return Err(format!(
+                    "limits.{name} is {value}, from 16 KiB to 256 MiB are possible"
+                ));
+            }
         }
         if self.keep_alive * 2 > self.idle_timeout {
             return Err(format!(
@@ -170,18 +190,38 @@ impl Limits {
         Ok(())
     }
 
-    /// The limits as quinn takes them.
+    /// The limits of a node as quinn takes them.
     pub(crate) fn transport(&self) -> quinn::TransportConfig {
         let bidi = HELLO_STREAMS + self.bulk_transfers_max;
+        let mut config = self.common();
+        config
+            .max_concurrent_uni_streams(MESSAGE_STREAMS.into())
+            .max_concurrent_bidi_streams(bidi.into())
+            .receive_window(GREETING_WINDOW_BYTES.into())
+            .send_window(self.connection_window_bytes());
+        config
+    }
+
+    /// The limits of a client: it opens all streams itself, and what a node sends on one waits for no other.
+    pub(crate) fn client_transport(&self) -> quinn::TransportConfig {
+        let lanes = HELLO_STREAMS + self.client_lanes_max;
+        let window = u64::from(lanes) * u64::from(self.stream_window_bytes);
+        let mut config = self.common();
+        config
+            .max_concurrent_uni_streams(0_u32.into())
+            .max_concurrent_bidi_streams(0_u32.into())
+            .receive_window(VarInt::from_u64(window).unwrap_or(VarInt::MAX))
+            .send_window(window);
+        config
+    }
+
+    /// What holds at both ends of every connection.
+    fn common(&self) -> quinn::TransportConfig {
         let mut acks = AckFrequencyConfig::default();
         acks.ack_eliciting_threshold(PACKETS_PER_ACK.into());
         let mut config = quinn::TransportConfig::default();
         config
-            .max_concurrent_uni_streams(MESSAGE_STREAMS.into())
-            .max_concurrent_bidi_streams(bidi.into())
             .stream_receive_window(self.stream_window_bytes.into())
-            .receive_window(GREETING_WINDOW_BYTES.into())
-            .send_window(self.connection_window_bytes())
             .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok())
             .keep_alive_interval(Some(self.keep_alive))
             .ack_frequency_config(Some(acks))
@@ -193,6 +233,14 @@ impl Limits {
     pub(crate) fn open(&self, connection: &quinn::Connection) {
         let all = VarInt::from_u64(self.connection_window_bytes()).unwrap_or(VarInt::MAX);
         connection.set_receive_window(all);
+    }
+
+    /// Gives a connection of a client, on which both ends have greeted, the room that it may have.
+    pub(crate) fn open_to_client(&self, connection: &quinn::Connection) {
+        connection.set_max_concurrent_uni_streams(0_u32.into());
+        connection.set_max_concurrent_bi_streams(self.client_lanes_max.into());
+        connection.set_send_window(self.client_window_bytes.into());
+        connection.set_receive_window(self.client_window_bytes.into());
     }
 
     /// A stream that is not read holds its own window and no more, so that the connection's window is never what another stream
@@ -215,6 +263,9 @@ mod tests {
             Limits { bulk_chunk_bytes: BULK_CHUNK_BYTES_MAX + 1, ..Limits::default() },
             Limits { bulk_transfers_max: 1025, ..Limits::default() },
             Limits { stream_window_bytes: 0, ..Limits::default() },
+            Limits { clients_max: 0, ..Limits::default() },
+            Limits { client_lanes_max: 1025, ..Limits::default() },
+            Limits { client_window_bytes: 1 << 10, ..Limits::default() },
             Limits { keep_alive: Duration::from_secs(9), ..Limits::default() },
             Limits { handshake_timeout: Duration::ZERO, ..Limits::default() },
             Limits { idle_timeout: Duration::MAX, ..Limits::default() },

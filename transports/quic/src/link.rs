@@ -192,13 +192,9 @@ async fn deliver(
     channel: Channel,
     inbound: &dyn Inbound,
 ) -> Result<(), StreamError> {
-    if frame.kind == Kind::Messages {
-        let mut messages = wire::Messages::of(frame.body);
-        while let Some(message) = messages.next()? {
-            inbound.message(from, channel, message).await;
-        }
-    } else {
-        inbound.message(from, channel, frame.expect(Kind::Message)?).await;
+    let mut messages = wire::Messages::of(frame)?;
+    while let Some(message) = messages.next()? {
+        inbound.message(from, channel, message).await;
     }
     Ok(())
 }

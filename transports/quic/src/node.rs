@@ -17,15 +17,13 @@ use tokio::time::Instant;
 use crate::admission::Admission;
 use crate::bulk_receive::Receiving;
 use crate::certificate::Certified;
-use crate::hello::{Hello, PROTOCOL};
+use crate::hello::{Hello, PROTOCOL, Welcome};
 use crate::peer::Peer;
 use crate::runtime::OwnedRuntime;
+use crate::serve_clients::{Clients, Guests};
 use crate::status::{Progress, Refusals};
 use crate::throttle::Throttle;
 use crate::{Identity, Limits, accept, dial};
-
-/// How long closing waits for peers to hear of it. Who does not finds out by the silence.
-const FAREWELL: Duration = Duration::from_millis(200);
 
 /// What the tasks of a node share.
 #[derive(Debug)]
@@ -59,6 +57,7 @@ pub(crate) struct Node {
     running: Mutex<Running>,
     admission: Mutex<Admission>,
     refusals: Mutex<Refusals>,
+    guests: Mutex<Guests>,
     transfers: Mutex<Vec<Arc<Progress>>>,
 }
 
@@ -75,6 +74,7 @@ struct Running {
     endpoint: Option<Endpoint>,
     tasks: Option<JoinSet<()>>,
     inbound: Option<Arc<dyn Inbound>>,
+    clients: Option<Arc<dyn Clients>>,
 }
 
 impl Node {
@@ -110,9 +110,11 @@ impl Node {
                 endpoint: Some(endpoint),
                 tasks: Some(JoinSet::new()),
                 inbound: None,
+                clients: None,
             }),
             admission: Mutex::new(Admission::new(&limits)),
             refusals: Mutex::default(),
+            guests: Mutex::default(),
             transfers: Mutex::default(),
             limits,
         }
@@ -150,6 +152,23 @@ impl Node {
 
     pub(crate) fn inbound(&self) -> Option<Arc<dyn Inbound>> {
         self.running().inbound.clone()
+    }
+
+    /// Who serves the lanes of clients from now on.
+    pub(crate) fn serve_clients(&self, clients: Arc<dyn Clients>) {
+        let mut running = self.running();
+        // A node that closes has let go of everything, and takes hold of nothing.
+        if running.endpoint.is_some() {
+            running.clients = Some(clients);
+        }
+    }
+
+    pub(crate) fn clients(&self) -> Option<Arc<dyn Clients>> {
+        self.running().clients.clone()
+    }
+
+    pub(crate) fn guests(&self) -> MutexGuard<'_, Guests> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn endpoint(&self) -> Option<Endpoint> {
@@ -229,6 +248,17 @@ impl Node {
         }
     }
 
+    /// What this node says when a client greets it.
+    pub(crate) fn welcome(&self) -> Welcome {
+        Welcome {
+            protocol: PROTOCOL,
+            cluster: self.cluster,
+            node: self.id,
+            incarnation: self.incarnation,
+            lanes_max: self.limits.client_lanes_max,
+        }
+    }
+
     /// The number of a new dial, greater than all before.
     pub(crate) fn next_dial(&self) -> u64 {
         self.dials.fetch_add(1, Ordering::Relaxed) + 1
@@ -303,8 +333,8 @@ impl Node {
 
     /// Ends all connections and stops everything that runs; may be called again.
     pub(crate) fn begin_close(&self) {
-        let Running { endpoint, tasks, inbound } = std::mem::take(&mut *self.running());
-        drop(inbound);
+        let Running { endpoint, tasks, inbound, clients } = std::mem::take(&mut *self.running());
+        drop((inbound, clients));
         let (Some(endpoint), Some(mut tasks)) = (endpoint, tasks) else { return };
         self.is_closed.store(true, Ordering::Release);
         self.closed.send_replace(true);
@@ -316,9 +346,7 @@ impl Node {
             // node there are none, so the wait cannot fail.
             let _ = links.wait_for(|links| *links == 0).await;
             tasks.shutdown().await;
-            let _ = tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await;
-            drop(endpoint);
-            quinn_tasks.end().await;
+            quinn_tasks.end([endpoint]).await;
             ended.send_replace(true);
         });
     }

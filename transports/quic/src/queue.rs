@@ -1,24 +1,13 @@
 //! The messages of one channel that wait to be sent to one peer.
 
-use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use quorate_replicator::SendError;
 use tokio::sync::Notify;
 
 use crate::Limits;
-use crate::codec::{BATCH_BYTES_MAX, HEAD_BYTES, Kind, head};
-use crate::wire::LENGTH_BYTES;
-
-/// About how many bytes are written at once. More make each write cheaper and the others of a connection wait longer.
-const WRITE_BYTES: usize = 128 << 10;
-
-/// Messages up to this size share frames; larger ones have frames of their own, and are not copied.
-const SHARING_BYTES_MAX: usize = 2 << 10;
-
-/// The memory that frames are put together in, at once.
-const BLOCK_BYTES: usize = 32 << 10;
+use crate::packing::{Batch, Packing, own_head};
 
 /// A bounded queue in the order of sending, filled by callers and emptied by one task of the connection.
 ///
@@ -40,31 +29,12 @@ struct State {
     open: bool,
     /// Whether the task of the connection waits to be told.
     waiting: bool,
-    /// What is ready to be written.
-    pieces: VecDeque<Piece>,
-    /// The frame that small messages are put into, its head still empty; nothing if it has none.
-    frame: BytesMut,
-    frame_count: usize,
+    packing: Packing,
     /// Of messages in the queue, and of those that are being written.
     count: usize,
     bytes: usize,
     sent: u64,
     lost: u64,
-}
-
-#[derive(Debug)]
-struct Piece {
-    wire: Bytes,
-    count: usize,
-    bytes: usize,
-}
-
-/// Frames ready to be written.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
-    pub(crate) pieces: Vec<Bytes>,
-    count: usize,
-    bytes: usize,
 }
 
 impl Queue {
@@ -80,8 +50,7 @@ impl Queue {
 
     /// Puts a message at the end.
     pub(crate) fn push(&self, message: Bytes) -> Result<(), SendError> {
-        let own_head = (message.len() > SHARING_BYTES_MAX)
-            .then(|| Bytes::copy_from_slice(&head(Kind::Message, &[&message])));
+        let own_head = own_head(&message);
         let wake = {
             let mut state = self.lock();
             let bytes = state.bytes + message.len();
@@ -95,15 +64,7 @@ impl Queue {
             }
             state.count += 1;
             state.bytes = bytes;
-            match own_head {
-                None => state.share(&message),
-                Some(head) => {
-                    state.end_frame();
-                    let bytes = message.len();
-                    state.pieces.push_back(Piece { wire: head, count: 0, bytes: 0 });
-                    state.pieces.push_back(Piece { wire: message, count: 1, bytes });
-                }
-            }
+            state.packing.push(message, own_head);
             std::mem::take(&mut state.waiting)
         };
         if wake {
@@ -152,17 +113,7 @@ impl Queue {
 
     fn take(&self) -> Option<Batch> {
         let mut state = self.lock();
-        state.end_frame();
-        let mut batch = Batch::default();
-        let mut bytes = 0;
-        while bytes < WRITE_BYTES
-            && let Some(piece) = state.pieces.pop_front()
-        {
-            bytes += piece.wire.len();
-            batch.count += piece.count;
-            batch.bytes += piece.bytes;
-            batch.pieces.push(piece.wire);
-        }
+        let batch = state.packing.take();
         state.waiting = batch.pieces.is_empty();
         (!state.waiting).then_some(batch)
     }
@@ -173,43 +124,11 @@ impl Queue {
     }
 }
 
-impl State {
-    /// Puts a small message into the frame that several share.
-    fn share(&mut self, message: &[u8]) {
-        let added = LENGTH_BYTES + message.len();
-        if self.frame.len() + added > HEAD_BYTES + BATCH_BYTES_MAX {
-            self.end_frame();
-        }
-        if self.frame.is_empty() {
-            if self.frame.capacity() < HEAD_BYTES + BATCH_BYTES_MAX {
-                self.frame.reserve(BLOCK_BYTES);
-            }
-            self.frame.extend_from_slice(&[0; HEAD_BYTES]);
-        }
-        let length = u16::try_from(message.len()).expect("a message that shares a frame is small");
-        self.frame.extend_from_slice(&length.to_le_bytes());
-        self.frame.extend_from_slice(message);
-        self.frame_count += 1;
-    }
-
-    /// Makes the frame that messages share ready to be written, if there is one.
-    fn end_frame(&mut self) {
-        if self.frame.is_empty() {
-            return;
-        }
-        let mut frame = self.frame.split();
-        let (place, body) = frame.split_at_mut(HEAD_BYTES);
-        place.copy_from_slice(&head(Kind::Messages, &[body]));
-        let count = std::mem::take(&mut self.frame_count);
-        let bytes = body.len() - count * LENGTH_BYTES;
-        self.pieces.push_back(Piece { wire: frame.freeze(), count, bytes });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::{Decoder, Frame};
+    use crate::codec::Decoder;
+    use crate::packing::SHARING_BYTES_MAX;
     use crate::wire;
 
     fn queue(limits: Limits) -> Queue {
@@ -223,15 +142,10 @@ mod tests {
         let mut messages = Vec::new();
         for piece in batch.pieces.iter().filter(|piece| !piece.is_empty()) {
             decoder.push(piece.clone());
-            while let Some(Frame { kind, body }) = decoder.next().unwrap() {
-                match kind {
-                    Kind::Message => messages.push(body),
-                    _ => {
-                        let mut shared = wire::Messages::of(body);
-                        while let Some(message) = shared.next().unwrap() {
-                            messages.push(message);
-                        }
-                    }
+            while let Some(frame) = decoder.next().unwrap() {
+                let mut several = wire::Messages::of(frame).unwrap();
+                while let Some(message) = several.next().unwrap() {
+                    messages.push(message);
                 }
             }
         }

@@ -1,12 +1,15 @@
-//! Runs what quinn wants to have run, and ends it when the node closes.
+//! Runs what quinn wants to have run, and ends it when the node or client closes.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use quinn::{AsyncTimer, AsyncUdpSocket, TokioRuntime};
+use quinn::{AsyncTimer, AsyncUdpSocket, Endpoint, TokioRuntime};
 use tokio::task::JoinSet;
+
+/// How long closing waits for the other ends to hear of it. Who does not finds out by the silence.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// tokio, with quinn's tasks in one place: quinn starts them, tells nobody when they have ended, and keeps those of connections
 /// that nobody answers on for seconds.
@@ -23,8 +26,12 @@ impl OwnedRuntime {
         tasks.len()
     }
 
-    /// Ends all of them, wherever they are, and waits for that.
-    pub(crate) async fn end(&self) {
+    /// Ends endpoints that were closed: first the other ends hear of it, if they do so soon, and then all tasks end.
+    pub(crate) async fn end(&self, endpoints: impl IntoIterator<Item = Endpoint>) {
+        let deadline = tokio::time::Instant::now() + FAREWELL;
+        for endpoint in endpoints {
+            let _ = tokio::time::timeout_at(deadline, endpoint.wait_idle()).await;
+        }
         let mut tasks = std::mem::take(&mut *self.tasks());
         tasks.shutdown().await;
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use quorate_replicator::{BulkId, NodeId, PeerState};
 
-use crate::{Expiry, Subject};
+use crate::{ClientName, Expiry, Subject};
 
 /// Most refusals that are remembered.
 const REFUSALS_MAX: usize = 64;
@@ -27,6 +27,8 @@ pub struct QuicStatus {
     pub listens_on: SocketAddr,
     /// The peers in the order of their ids.
     pub peers: Vec<PeerStatus>,
+    /// The clients that are connected, in the order of their coming.
+    pub clients: Vec<ClientStatus>,
     /// Bulk bodies under way.
     pub transfers: Vec<TransferStatus>,
     /// Who was refused lately and why, the newest last. What came from one host for one reason stands there once.
@@ -63,6 +65,22 @@ pub struct PeerStatus {
     pub sent: u64,
     /// Messages that were queued and lost with a connection.
     pub lost: u64,
+}
+
+/// How the transport stands with one client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientStatus {
+    /// What its certificate calls it.
+    pub name: ClientName,
+    /// Where it comes from.
+    pub address: SocketAddr,
+    /// Lanes that are being served.
+    pub lanes: usize,
+    /// Until when the certificate holds that it is connected with.
+    pub certificate_not_after: SystemTime,
+    /// The round trip, as the connection estimates it.
+    pub round_trip: Duration,
 }
 
 /// Somebody who was refused.

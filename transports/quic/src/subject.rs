@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use quorate_replicator::{ClusterId, NodeId};
 
@@ -70,6 +71,27 @@ impl Subject {
             Self::Node { node, .. } => node.to_string(),
             Self::Client { name, .. } => name.clone(),
         }
+    }
+}
+
+/// What a client is called, as its certificate says. A clone costs nothing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientName(Arc<str>);
+
+impl ClientName {
+    pub(crate) fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ClientName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

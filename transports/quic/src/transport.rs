@@ -18,7 +18,7 @@ use quorate_replicator::{
 use crate::handshake_limit::BriefServer;
 use crate::node::{Credentials, Node};
 use crate::runtime::OwnedRuntime;
-use crate::{CredentialError, Identity, Limits, QuicConfig, QuicStatus, bulk_send, tls};
+use crate::{Clients, CredentialError, Identity, Limits, QuicConfig, QuicStatus, bulk_send, tls};
 
 /// The most that one connection's packets may take up before it is looked at.
 const INCOMING_BYTES_MAX: u64 = 64 << 10;
@@ -143,6 +143,14 @@ impl QuicTransport {
         self.node.remove_peer(id);
     }
 
+    /// Serves clients from now on: `clients` gets each lane that one opens. Until this is called clients are refused, and told that
+    /// this node serves none. Called again, it is for the clients that come from then on.
+    ///
+    /// Like nodes, clients are let in from [`receive`](Transport::receive) on.
+    pub fn serve_clients(&self, clients: Arc<dyn Clients>) {
+        self.node.serve_clients(clients);
+    }
+
     /// Reads the configured files anew, as [`reload_identity`](Self::reload_identity) with what they hold.
     ///
     /// # Errors
@@ -190,6 +198,7 @@ impl QuicTransport {
             expiry: credentials.identity.expiry(),
             listens_on: node.listens_on,
             peers: node.peers().values().map(|peer| peer.status()).collect(),
+            clients: node.guests().status(),
             transfers,
             refusals,
             refused,
@@ -311,9 +320,6 @@ fn configs(
     identity: &Identity,
     limits: &Limits,
 ) -> Result<(quinn::ServerConfig, quinn::ClientConfig), QuicError> {
-    let unfit = |error: quinn::crypto::rustls::NoInitialCipherSuite| QuicError::Config {
-        problem: format!("the cryptography cannot be used for QUIC: {error}"),
-    };
     let transport = Arc::new(limits.transport());
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(BriefServer::new(
         tls::server(identity).map_err(unfit)?,
@@ -328,7 +334,20 @@ fn configs(
         .incoming_buffer_size(INCOMING_BYTES_MAX)
         .incoming_buffer_size_total(INCOMING_BYTES_TOTAL)
         .validation_token_config(tokens);
+    Ok((server, dials(identity, transport)?))
+}
+
+/// What quinn needs to dial.
+pub(crate) fn dials(
+    identity: &Identity,
+    transport: Arc<quinn::TransportConfig>,
+) -> Result<quinn::ClientConfig, QuicError> {
     let mut client = quinn::ClientConfig::new(Arc::new(tls::client(identity).map_err(unfit)?));
     client.transport_config(transport);
-    Ok((server, client))
+    Ok(client)
+}
+
+fn unfit(error: quinn::crypto::rustls::NoInitialCipherSuite) -> QuicError {
+    let problem = format!("the cryptography cannot be used for QUIC: {error}");
+    QuicError::Config { problem }
 }

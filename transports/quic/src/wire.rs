@@ -3,7 +3,7 @@
 use bytes::{Buf as _, Bytes};
 use quorate_replicator::{BulkId, BulkOffer, Channel};
 
-use crate::codec::{FrameError, HEAD_BYTES, Kind, WORDS_BYTES_MAX, frame, head};
+use crate::codec::{Frame, FrameError, HEAD_BYTES, Kind, WORDS_BYTES_MAX, frame, head};
 
 /// The first frame of a stream of messages.
 pub(crate) fn channel(channel: Channel) -> Bytes {
@@ -20,26 +20,38 @@ pub(crate) fn read_channel(body: &Bytes) -> Result<Channel, FrameError> {
 /// Bytes of the length before each message of a frame that several share.
 pub(crate) const LENGTH_BYTES: usize = 2;
 
-/// The messages of a frame that several share. They hold on to its body.
+/// The messages of a frame: the one that has it for itself, or those that share it. They hold on to its body.
 #[derive(Debug)]
-pub(crate) struct Messages(Bytes);
+pub(crate) enum Messages {
+    One(Bytes),
+    Several(Bytes),
+}
 
 impl Messages {
-    pub(crate) fn of(body: Bytes) -> Self {
-        Self(body)
+    pub(crate) fn of(frame: Frame) -> Result<Self, FrameError> {
+        match frame.kind {
+            Kind::Messages => Ok(Self::Several(frame.body)),
+            _ => frame.expect(Kind::Message).map(Self::One),
+        }
     }
 
     /// The next message; none at the end.
     pub(crate) fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
-        if self.0.is_empty() {
-            return Ok(None);
-        }
+        let left = match self {
+            Self::One(message) => {
+                let message = std::mem::take(message);
+                *self = Self::Several(Bytes::new());
+                return Ok(Some(message));
+            }
+            Self::Several(left) if left.is_empty() => return Ok(None),
+            Self::Several(left) => left,
+        };
         let wrong = FrameError::Body(Kind::Messages);
-        let length = usize::from(self.0.try_get_u16_le().map_err(|_| wrong)?);
-        if length > self.0.len() {
+        let length = usize::from(left.try_get_u16_le().map_err(|_| wrong)?);
+        if length > left.len() {
             return Err(wrong);
         }
-        Ok(Some(self.0.split_to(length)))
+        Ok(Some(left.split_to(length)))
     }
 }
 

@@ -94,7 +94,7 @@ async fn a14_a_length_that_cannot_be_is_refused_by_the_head_alone() {
         refused(&honest, &papers, at(kind), &head, &words).await;
     }
     for place in PLACES {
-        for kind in [0, 11, 0x7f, 0xff] {
+        for kind in [0, 13, 0x7f, 0xff] {
             let head = [wire::head(kind, 0xff_ffff), vec![0xff; 4]].concat();
             refused(&honest, &papers, place, &head, "does not exist").await;
         }

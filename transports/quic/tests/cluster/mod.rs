@@ -1,6 +1,7 @@
 //! Nodes on the loopback whose links can be cut: every dial goes through a relay that passes datagrams on, or does not.
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+pub(crate) mod guests;
 pub(crate) mod receiver;
 
 use std::collections::hash_map::Entry;
@@ -14,7 +15,7 @@ use async_trait::async_trait;
 use quorate_conformance::{Network, TransportFactory};
 use quorate_replicator::{ClusterId, NodeId, Transport};
 use quorate_transport_quic::{
-    Authority, Identity, Limits, QuicConfig, QuicTransport, Subject, Validity,
+    Authority, Identity, Limits, QuicClient, QuicConfig, QuicTransport, Subject, Validity,
 };
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
@@ -53,6 +54,15 @@ impl Cluster {
     pub(crate) fn identity(&self, node: u64) -> Identity {
         let subject = Subject::node(self.id, NodeId::new(node));
         self.authority.issue(&subject, Validity::days(1)).unwrap().identity().unwrap()
+    }
+
+    pub(crate) fn client_identity(&self, name: &str) -> Identity {
+        let subject = Subject::client(self.id, name).unwrap();
+        self.authority.issue(&subject, Validity::days(1)).unwrap().identity().unwrap()
+    }
+
+    pub(crate) fn client(&self, name: &str) -> QuicClient {
+        QuicClient::new(self.client_identity(name), self.limits.clone()).unwrap()
     }
 
     /// A node on a free port without peers.
