@@ -31,6 +31,12 @@ pub use config::{
 };
 pub use load::{ConfigBuilder, ConfigError, Explained, Origin};
 pub use node::{Namespaces, Node, NodeBuilder, NodeError};
+#[cfg(feature = "quic")]
+pub use quic::QuicStatus;
+#[cfg(feature = "quic")]
+pub use quorate_client::{Client, ClientConfig, ClientError};
 pub use quorate_replicator::*;
 pub use quorate_shard::{self as shard, Kv, Shards, kv};
+#[cfg(feature = "quic")]
+pub use quorate_transport_quic::QuicConfig;
 pub use transports::{TransportKind, Transports};

@@ -40,6 +40,7 @@ use crate::{Config, ConfigError};
 /// ```
 pub struct Node<S = Namespaces> {
     replicator: Arc<dyn Replicator>,
+    transport: Option<Arc<dyn Transport>>,
     state: S,
 }
 
@@ -74,6 +75,19 @@ impl Node<Namespaces> {
     pub fn shards(&self) -> &Shards {
         &self.state.shards
     }
+
+    /// Answers clients from now on, at the address that other nodes reach this one at. Until then they are refused.
+    ///
+    /// # Errors
+    ///
+    /// The node has no transport that clients can come by.
+    #[cfg(feature = "quic")]
+    pub fn serve_clients(&self) -> Result<(), NodeError> {
+        let service =
+            quorate_client::Service::new(Arc::clone(&self.replicator), &self.state.shards);
+        self.quic()?.serve_clients(Arc::new(service));
+        Ok(())
+    }
 }
 
 impl Node<()> {
@@ -97,6 +111,11 @@ impl<S> Node<S> {
     /// Frames in, decisions out: the contract that every driver keeps.
     pub fn replicator(&self) -> &Arc<dyn Replicator> {
         &self.replicator
+    }
+
+    /// What it reaches other nodes by, if it has any.
+    pub fn transport(&self) -> Option<&Arc<dyn Transport>> {
+        self.transport.as_ref()
     }
 
     /// A new session, through which each proposed payload is applied at most once.
@@ -131,6 +150,37 @@ impl<S> Node<S> {
     /// What happens to the node from now on.
     pub fn events(&self) -> EventStream {
         self.replicator.events()
+    }
+
+    /// Reads the certificates anew that the configuration names, for the connections from now on.
+    ///
+    /// # Errors
+    ///
+    /// The files do not hold an identity of this node; the one that there is stays.
+    #[cfg(feature = "quic")]
+    pub fn reload_certificates(&self) -> Result<(), NodeError> {
+        self.quic()?.reload().map_err(|error| NodeError::Transport {
+            kind: "quic".into(),
+            problem: error.to_string(),
+        })
+    }
+
+    /// How the network stands: who is connected, what was refused, when certificates end.
+    ///
+    /// # Errors
+    ///
+    /// The node has another transport, or none.
+    #[cfg(feature = "quic")]
+    pub fn quic_status(&self) -> Result<crate::quic::QuicStatus, NodeError> {
+        Ok(self.quic()?.status())
+    }
+
+    #[cfg(feature = "quic")]
+    fn quic(&self) -> Result<Arc<quorate_transport_quic::QuicTransport>, NodeError> {
+        self.transport().and_then(crate::quic::transport).ok_or_else(|| NodeError::Transport {
+            kind: "quic".into(),
+            problem: "this node has another one, or none; set transport.kind = \"quic\"".into(),
+        })
     }
 
     /// Ends the node in order and releases its data directory; may be called again.
@@ -219,10 +269,10 @@ impl NodeBuilder {
         let bytes_max = self.config.shard.state_bytes_max;
         let shards = std::mem::replace(&mut self.shards, Shards::builder());
         let (machine, shards) = shards.limit(|limits| limits.state_bytes_max = bytes_max).build();
-        let replicator = self.open_replicator(Box::new(machine)).await?;
+        let (replicator, transport) = self.open_replicator(Box::new(machine)).await?;
         let session = Session::new(Arc::clone(&replicator)).map_err(NodeError::Random)?;
         let kv = Kv::new(Arc::new(session), &shards);
-        Ok(Node { replicator, state: Namespaces { kv, shards } })
+        Ok(Node { replicator, transport, state: Namespaces { kv, shards } })
     }
 
     /// Opens the node around a state machine of one's own.
@@ -235,52 +285,83 @@ impl NodeBuilder {
     ///
     /// As [`Node::open`].
     pub async fn open_with(self, machine: impl StateMachine) -> Result<Node<()>, NodeError> {
-        let replicator = self.open_replicator(Box::new(machine)).await?;
-        Ok(Node { replicator, state: () })
+        let (replicator, transport) = self.open_replicator(Box::new(machine)).await?;
+        Ok(Node { replicator, transport, state: () })
     }
 
     async fn open_replicator(
         self,
         machine: Box<dyn StateMachine>,
-    ) -> Result<Arc<dyn Replicator>, NodeError> {
-        let Self { config, registry, transports, transport, shards: _ } = self;
+    ) -> Result<(Arc<dyn Replicator>, Option<Arc<dyn Transport>>), NodeError> {
+        let Self { mut config, registry, transports, transport, shards: _ } = self;
         config.check()?;
-        let registry = registry.unwrap_or_else(|| builtin::registry(&config));
-        check_names(&config, &registry, &transports)?;
+        match &registry {
+            Some(registry) => check_names(&config, registry, &transports)?,
+            None => check_names(&config, &builtin::registry(&config), &transports)?,
+        }
 
         let node = NodeId::new(config.node.id);
-        let seed = SessionId::random().map_err(NodeError::Random)?.bytes();
-        let seed = u64::from_le_bytes(seed[..8].try_into().expect("eight of sixteen bytes"));
-        let mut env = Env::new(node, &config.node.data_dir, Arc::new(MonotonicClock::new()), seed);
-        env.durability = config.node.durability;
-        env.members = config.node.members();
-        env.transport = match transport {
+        let members = config.node.members();
+        let transport = match transport {
             Some(transport) => Some(transport),
-            None => open_transport(&config, &transports, node, env.members.clone()).await?,
+            None => open_transport(&config, &transports, node, members.clone()).await?,
         };
-        let transport = env.transport.clone();
-
-        let kind = &config.driver.kind;
-        let (table, place) = erased(&config, "driver", kind);
-        let opened = registry.open(kind, table, env, machine).await;
-        let opened = opened.map_err(|error| match (error, place) {
-            (RegistryError::Open(error), _) => NodeError::Open(error),
-            (RegistryError::Config { problem, .. }, Some(place)) => {
-                config.problem_at(place.span(), problem.trim()).into()
+        let opened = async {
+            if let Some(transport) = &transport {
+                belong_together(&mut config, transport)?;
             }
-            (error, _) => config.problem_with("driver.kind", error.to_string()).into(),
-        });
-        let served = match opened {
-            Ok(replicator) => serving(replicator, config.node.open_within).await,
-            Err(error) => Err(error),
+            // It takes the cluster from the configuration.
+            let registry = registry.unwrap_or_else(|| builtin::registry(&config));
+            let seed = SessionId::random().map_err(NodeError::Random)?.bytes();
+            let seed = u64::from_le_bytes(seed[..8].try_into().expect("eight of sixteen bytes"));
+            let clock = Arc::new(MonotonicClock::new());
+            let mut env = Env::new(node, &config.node.data_dir, clock, seed);
+            env.durability = config.node.durability;
+            env.members = members;
+            env.transport = transport.clone();
+            let kind = &config.driver.kind;
+            let (table, place) = erased(&config, "driver", kind);
+            let opened = registry.open(kind, table, env, machine).await;
+            let replicator = opened.map_err(|error| match (error, place) {
+                (RegistryError::Open(error), _) => NodeError::Open(error),
+                (RegistryError::Config { problem, .. }, Some(place)) => {
+                    config.problem_at(place.span(), problem.trim()).into()
+                }
+                (error, _) => config.problem_with("driver.kind", error.to_string()).into(),
+            })?;
+            serving(replicator, config.node.open_within).await
         };
-        if served.is_err()
-            && let Some(transport) = transport
-        {
-            transport.close().await;
+        match opened.await {
+            Ok(replicator) => Ok((replicator, transport)),
+            Err(error) => {
+                if let Some(transport) = transport {
+                    transport.close().await;
+                }
+                Err(error)
+            }
         }
-        served
     }
+}
+
+/// The cluster of the certificate is that of the data.
+#[cfg_attr(not(feature = "quic"), allow(unused_variables, reason = "no transport names a cluster"))]
+fn belong_together(config: &mut Config, transport: &Arc<dyn Transport>) -> Result<(), NodeError> {
+    #[cfg(feature = "quic")]
+    if let Some(quic) = crate::quic::transport(transport) {
+        let certified = quic.status().subject.cluster();
+        match config.node.cluster_id() {
+            None => config.node.cluster = certified.to_string(),
+            Some(cluster) if cluster == certified => {}
+            Some(cluster) => {
+                let problem = format!(
+                    "the certificate is of cluster {certified}, and node.cluster is {cluster}; use the certificate that \
+                     was made with this configuration"
+                );
+                return Err(NodeError::Transport { kind: "quic".into(), problem });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The replicator once it serves; it is closed if it does not come to that.

@@ -1,14 +1,22 @@
 //! The QUIC transport, as a configuration chooses it.
 
+use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use quorate_replicator::{NodeId, Transport};
+pub use quorate_transport_quic::QuicStatus;
 use quorate_transport_quic::{QuicConfig, QuicTransport};
 
 use crate::TransportKind;
+
+/// The QUIC transport that this is, if it is one.
+pub(crate) fn transport(transport: &Arc<dyn Transport>) -> Option<Arc<QuicTransport>> {
+    let any: Arc<dyn Any + Send + Sync> = Arc::clone(transport) as _;
+    any.downcast().ok()
+}
 
 /// `kind = "quic"`: see [`QuicTransport`].
 #[derive(Clone, Copy, Debug, Default)]

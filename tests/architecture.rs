@@ -22,6 +22,9 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
             allowed.push("quorate-engine");
         }
         "quorate-shard" => allowed.push("quorate-replicator"),
+        "quorate-client" => {
+            allowed.extend(["quorate-replicator", "quorate-shard", "quorate-transport-quic"]);
+        }
         _ if name.starts_with("quorate-transport-") => allowed.push("quorate-replicator"),
         "quorate" => {
             allowed.extend(LEAVES);
@@ -29,6 +32,7 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
                 "quorate-engine",
                 "quorate-host",
                 "quorate-shard",
+                "quorate-client",
                 "quorate-driver-local",
                 "quorate-driver-raft",
                 "quorate-transport-memory",

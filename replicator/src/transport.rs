@@ -1,5 +1,6 @@
 //! How nodes reach one another: small messages on channels, and bulk transfers beside them.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -20,8 +21,10 @@ use crate::{Member, NodeId};
 /// - **Identity.** `from` in [`Inbound::message`] is who the sender proved to be, never what a message says.
 /// - **Bounded.** Queues have limits; [`send`](Self::send) refuses what does not fit instead of waiting.
 /// - **Reconnect.** A lost connection is made again with growing pauses and jitter; nobody has to ask for it.
+///
+/// It is [`Any`], so that whoever put it together finds in it again what a transport of its kind can do besides.
 #[async_trait]
-pub trait Transport: fmt::Debug + Send + Sync + 'static {
+pub trait Transport: Any + fmt::Debug + Send + Sync + 'static {
     /// This node.
     fn local_id(&self) -> NodeId;
 

@@ -54,8 +54,20 @@ pub fn open_op(payload: &[u8]) -> Result<(u16, &[u8]), Refusal> {
 ///
 /// [`Refusal::Malformed`], with words that do not depend on the decoder.
 pub fn decode_body<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
+    decode_nested(body, DEPTH_MAX)
+}
+
+/// As [`decode_body`], of a body that nests up to `depth_max` deep.
+///
+/// # Errors
+///
+/// As [`decode_body`].
+pub fn decode_nested<'a, T: Deserialize<'a>>(
+    body: &'a [u8],
+    depth_max: usize,
+) -> Result<T, Refusal> {
     let mut decoder = rmp_serde::Deserializer::from_read_ref(body);
-    decoder.set_max_depth(DEPTH_MAX);
+    decoder.set_max_depth(depth_max);
     let value = T::deserialize(&mut decoder)
         .map_err(|_| Refusal::malformed("its body does not hold what its kind says"))?;
     // The decoder does not tell how far it came, but it can only fail to read a marker at the end.

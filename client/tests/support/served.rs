@@ -1,0 +1,148 @@
+//! Nodes that decide by Raft over the memory transport, and serve clients over QUIC.
+
+#![allow(dead_code, reason = "each test uses what it needs")]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use quorate_client::{Client, ClientConfig, Service};
+use quorate_replicator::{
+    BulkOffer, BulkSink, Channel, ClusterId, Durability, Inbound, NodeId, PeerState, Transport as _,
+};
+use quorate_shard::Shards;
+use quorate_transport_quic::{Authority, Identity, QuicConfig, QuicTransport, Subject, Validity};
+
+use crate::raft_cluster::{Maker, RaftCluster};
+
+const CLUSTER: ClusterId = ClusterId::new([7; 16]);
+
+/// A cluster whose nodes serve clients.
+pub(crate) struct Served {
+    pub(crate) cluster: RaftCluster,
+    authority: Authority,
+    /// What reads are answered from, if the machine is that of shards.
+    shards: Vec<Shards>,
+    doors: Mutex<Vec<Door>>,
+}
+
+/// No node speaks with this end.
+#[derive(Debug)]
+struct Nobody;
+
+#[async_trait]
+impl Inbound for Nobody {
+    async fn message(&self, _: NodeId, _: Channel, _: Bytes) {}
+
+    fn peer(&self, _: NodeId, _: PeerState) {}
+
+    fn bulk(&self, _: NodeId, _: BulkOffer) -> Result<Box<dyn BulkSink>, String> {
+        Err("nobody sends here".into())
+    }
+}
+
+/// Where clients come to one node.
+struct Door {
+    address: SocketAddr,
+    quic: Option<QuicTransport>,
+}
+
+impl std::fmt::Debug for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Served").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+impl Served {
+    /// Opens nodes around machines of `maker`.
+    pub(crate) async fn open(nodes: usize, durability: Durability, maker: Maker) -> Self {
+        let shards = (0..nodes).map(|_| Shards::builder().build().1).collect();
+        let cluster = RaftCluster::new(nodes as u64, durability, maker).open().await;
+        Self::around(cluster, shards).await
+    }
+
+    /// Opens nodes with keys and values.
+    pub(crate) async fn open_kv(nodes: usize) -> Self {
+        let built: Arc<Mutex<Vec<Shards>>> = Arc::default();
+        let maker: Maker = {
+            let built = Arc::clone(&built);
+            Box::new(move || {
+                let (machine, shards) = Shards::builder().build();
+                built.lock().unwrap().push(shards);
+                Box::new(machine)
+            })
+        };
+        let cluster = RaftCluster::new(nodes as u64, Durability::Disk, maker).open().await;
+        let shards = built.lock().unwrap().clone();
+        Self::around(cluster, shards).await
+    }
+
+    async fn around(cluster: RaftCluster, shards: Vec<Shards>) -> Self {
+        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let doors = shards.iter().map(|_| Door { address: anywhere, quic: None }).collect();
+        let authority = Authority::create("test", Validity::days(1)).unwrap();
+        let served = Self { cluster, authority, shards, doors: Mutex::new(doors) };
+        for node in 0..served.shards.len() {
+            served.serve(node);
+        }
+        served
+    }
+
+    /// Serves clients of a node, at the address that it had before.
+    pub(crate) fn serve(&self, node: usize) {
+        let id = NodeId::new(node as u64 + 1);
+        let identity = self.identity(&Subject::node(CLUSTER, id));
+        let door = &mut self.doors.lock().unwrap()[node];
+        let mut config = QuicConfig::listening(door.address);
+        config.limits.accepts_per_second = 1000;
+        let quic = QuicTransport::bind(identity, 1, config).unwrap();
+        let service = Service::new(self.cluster.node(id), &self.shards[node]);
+        quic.receive(Arc::new(Nobody));
+        quic.serve_clients(Arc::new(service));
+        door.address = quic.status().listens_on;
+        door.quic = Some(quic);
+    }
+
+    /// Cuts clients off from a node, as if its process had ended; they are not told.
+    pub(crate) async fn close_door(&self, node: usize) {
+        let quic = self.doors.lock().unwrap()[node].quic.take();
+        if let Some(quic) = quic {
+            quic.close().await;
+        }
+    }
+
+    /// Ends a node and its door.
+    pub(crate) async fn stop(&self, node: usize) {
+        self.close_door(node).await;
+        self.cluster.stop(NodeId::new(node as u64 + 1)).await;
+    }
+
+    /// Starts a node again.
+    pub(crate) async fn start(&self, node: usize) {
+        self.cluster.start(NodeId::new(node as u64 + 1)).await.unwrap();
+        self.serve(node);
+    }
+
+    fn identity(&self, subject: &Subject) -> Identity {
+        self.authority.issue(subject, Validity::days(1)).unwrap().identity().unwrap()
+    }
+
+    /// A client that knows these nodes.
+    pub(crate) async fn client(&self, nodes: &[usize]) -> Client {
+        let mut config = ClientConfig::default();
+        let doors: Vec<_> = self.doors.lock().unwrap().iter().map(|door| door.address).collect();
+        config.nodes = nodes
+            .iter()
+            .map(|node| (NodeId::new(*node as u64 + 1), doors[*node].to_string()))
+            .collect();
+        let identity = self.identity(&Subject::client(CLUSTER, "test").unwrap());
+        Client::connect_as(identity, config).await.unwrap()
+    }
+
+    pub(crate) async fn close(&self) {
+        for node in 0..self.shards.len() {
+            self.stop(node).await;
+        }
+    }
+}
