@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use quorate::{Config, ConfigError, Origin, ShardKey};
+use quorate::{Config, ConfigError, NodeId, Origin, ShardKey};
 
+use crate::cluster::{NodeAt, node_id};
 use crate::exit::EXIT_HELP;
 
 /// Runs a quorate node: what is proposed is decided by the configured driver, kept on disk, and applied in one order
@@ -24,6 +25,9 @@ pub(crate) struct Global {
     /// Configuration file; all defaults without one
     #[arg(long, global = true, value_name = "FILE", env = "QUORATE_CONFIG")]
     pub(crate) config: Option<PathBuf>,
+    /// Ask the nodes of a cluster, as the client that this file describes, in place of opening a node here
+    #[arg(long, global = true, value_name = "FILE", env = "QUORATE_CONNECT")]
+    pub(crate) connect: Option<PathBuf>,
     /// Where the node keeps its data [default: ./quorate-data] [env: QUORATE_NODE_DATA_DIR]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -98,7 +102,24 @@ pub(crate) enum Command {
     Verify,
     /// Open the node and print what it knows of itself; not while another process has it open
     Status,
+    /// Run the configured node until SIGTERM or SIGINT; SIGHUP makes it read its certificates anew
+    Serve(ServeArgs),
+    /// Make the certificates and configurations of a new cluster: a directory for each node and each client
+    #[command(after_help = INIT_CLUSTER_HELP)]
+    InitCluster(InitClusterArgs),
+    /// Make the directory of a node that is to be added to a cluster
+    InitNode(InitNodeArgs),
+    /// Look at certificates, and renew them
+    #[command(subcommand)]
+    Certs(CertsCommand),
 }
+
+/// What init-cluster is given, and what it makes.
+const INIT_CLUSTER_HELP: &str = "\
+Example:
+  quorate init-cluster --nodes n1=10.0.0.1:7410,n2=10.0.0.2:7410,n3=10.0.0.3:7410 --out cluster
+
+The driver is raft unless --driver names another one. A node is reached at HOST:PORT (UDP).";
 
 /// The form of the lines, and what a stop means.
 const IMPORT_HELP: &str = "\
@@ -117,6 +138,78 @@ Examples:
   quorate kv get acme/users 7
   quorate kv list acme/users --prefix 7 --limit 10
   quorate kv put acme/users -- -7 -Ada          after -- nothing is taken for an option";
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// End also when standard input does, as it does when the process that started this one is gone
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_ends: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitClusterArgs {
+    /// The nodes, each with its number and where the others reach it
+    #[arg(long, required = true, value_delimiter = ',', value_name = "n1=HOST:PORT,..")]
+    pub(crate) nodes: Vec<NodeAt>,
+    /// The directory to make; must not exist, or be empty
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// How long certificates of nodes and clients hold
+    #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = validity_days())]
+    pub(crate) validity_days: u32,
+    /// The clients, each with a directory of its own
+    #[arg(long, value_delimiter = ',', value_name = "NAME,..", default_value = "client")]
+    pub(crate) clients: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitNodeArgs {
+    /// The node's number, new to the cluster, and where the others reach it
+    #[arg(value_name = "n4=HOST:PORT")]
+    pub(crate) node: NodeAt,
+    /// The directory that init-cluster made, with the authority
+    #[arg(long, value_name = "DIR")]
+    pub(crate) authority: PathBuf,
+    /// How long its certificate holds
+    #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = validity_days())]
+    pub(crate) validity_days: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertsCommand {
+    /// Print who certificates are of, who signed them, and how long they hold: those of --connect or --config
+    Show {
+        /// Files in PEM, in place of those of the configuration
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Put a new certificate and key in the place of those of a node or client
+    Renew(RenewArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RenewArgs {
+    /// The directory that init-cluster made, with the authority
+    #[arg(long, value_name = "DIR")]
+    pub(crate) authority: PathBuf,
+    /// The node
+    #[arg(long, value_name = "n2", value_parser = node_id, required_unless_present = "client")]
+    pub(crate) node: Option<NodeId>,
+    /// The client; one that is not there yet gets a directory
+    #[arg(long, value_name = "NAME", conflicts_with = "node")]
+    pub(crate) client: Option<String>,
+    /// The directory with the old certificate [default: that in the authority's directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// How long the new certificate holds
+    #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = validity_days())]
+    pub(crate) validity_days: u32,
+}
+
+/// As long as an authority, at most.
+fn validity_days() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=3650)
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {

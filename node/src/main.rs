@@ -1,11 +1,14 @@
 //! The `quorate` binary.
 
+mod certs;
 mod cli;
+mod cluster;
 mod config_command;
 mod exit;
 mod export;
 mod import;
 mod import_state;
+mod init_cluster;
 mod kv;
 mod ndjson;
 mod open;
@@ -13,6 +16,7 @@ mod operation;
 mod progress;
 #[cfg(test)]
 mod scripted;
+mod serve;
 mod status;
 mod summary;
 mod verify;
@@ -23,7 +27,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command, Output};
+use crate::cli::{CertsCommand, Cli, Command, Output};
 use crate::exit::{Exit, Failure};
 
 fn main() -> ExitCode {
@@ -40,15 +44,23 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<Exit, Failure> {
-    let config = cli.global.config().map_err(Failure::usage)?;
-    let output = cli.global.output;
-    match &cli.command {
-        Command::Config(command) => config_command::run(&config, command, output),
-        Command::Verify => verify::run(&config, output),
-        Command::Import(arguments) => in_runtime(import::run(config, arguments, output)),
-        Command::Export(arguments) => in_runtime(export::run(config, arguments)),
-        Command::Kv(command) => in_runtime(kv::run(config, command, output)),
-        Command::Status => in_runtime(status::run(config, output)),
+    let Cli { global, command } = cli;
+    let output = global.output;
+    let config = || global.config().map_err(Failure::usage);
+    match command {
+        Command::Config(command) => config_command::run(&config()?, command, output),
+        Command::Verify => verify::run(&config()?, output),
+        Command::Import(arguments) => in_runtime(import::run(config()?, arguments, output)),
+        Command::Export(arguments) => in_runtime(export::run(config()?, arguments)),
+        Command::Kv(command) => in_runtime(kv::run(config()?, command, output)),
+        Command::Status => in_runtime(status::run(config()?, output)),
+        Command::Serve(arguments) => in_runtime(serve::run(config()?, arguments)),
+        Command::InitCluster(arguments) => {
+            init_cluster::cluster(arguments, global.driver.as_deref(), output)
+        }
+        Command::InitNode(arguments) => init_cluster::node(arguments, output),
+        Command::Certs(CertsCommand::Show { files }) => certs::show(global, files),
+        Command::Certs(CertsCommand::Renew(arguments)) => certs::renew(arguments, output),
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+pub(crate) mod process;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -61,6 +63,13 @@ impl Place {
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
         Ended::of(self.command(arguments))
+    }
+
+    /// Without a data directory of its own.
+    pub(crate) fn run_bare(&self, arguments: &[&str]) -> Ended {
+        let mut command = self.bare();
+        command.args(arguments);
+        Ended::of(command)
     }
 
     pub(crate) fn import(&self, file: &Path, more: &[&str]) -> Ended {

@@ -1,0 +1,128 @@
+//! `quorate init-cluster` and `quorate init-node`: everything that the nodes and clients of a cluster need to find and trust
+//! one another.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::cli::{InitClusterArgs, InitNodeArgs, Output};
+use crate::cluster::{CLIENT_FILE, Cluster, NODE_FILE, node_id};
+use crate::exit::{Exit, Failure};
+use crate::print_as;
+
+/// What a cluster is for: several nodes.
+const DRIVER: &str = "raft";
+
+pub(crate) fn cluster(
+    arguments: &InitClusterArgs,
+    driver: Option<&str>,
+    output: Output,
+) -> Result<Exit, Failure> {
+    let InitClusterArgs { nodes, out, validity_days, clients } = arguments;
+    let cluster = Cluster::new(nodes, driver.unwrap_or(DRIVER))?;
+    check_clients(clients)?;
+    cluster.create(out, clients, *validity_days)?;
+    print_as(
+        output,
+        || {
+            json!({
+                "cluster": cluster.id.to_string(),
+                "directory": out.display().to_string(),
+                "nodes": cluster.nodes.keys().map(|node| {
+                    out.join(node.to_string()).join(NODE_FILE).display().to_string()
+                }).collect::<Vec<_>>(),
+                "clients": clients.iter().map(|client| {
+                    out.join(client).join(CLIENT_FILE).display().to_string()
+                }).collect::<Vec<_>>(),
+            })
+        },
+        || next_steps(&cluster, out, clients),
+    )?;
+    Ok(Exit::Done)
+}
+
+/// One more directory, of a node that is to be added to a cluster.
+pub(crate) fn node(arguments: &InitNodeArgs, output: Output) -> Result<Exit, Failure> {
+    let InitNodeArgs { node, authority, validity_days } = arguments;
+    let mut cluster = Cluster::load(authority)?;
+    cluster.add(node)?;
+    let directory = authority.join(node.node.to_string());
+    if directory.exists() {
+        return Err(Failure::usage(format!(
+            "{} is there already, and {} does not know of {}; take another number, or move it away",
+            directory.display(),
+            authority.display(),
+            node.node
+        )));
+    }
+    cluster.maker(authority)?.node(&directory, node, *validity_days)?;
+    cluster.write(authority)?;
+    let config = directory.join(NODE_FILE).display().to_string();
+    print_as(
+        output,
+        || json!({ "node": node.node.number(), "config": config }),
+        || {
+            format!(
+                "made {dir}\n\n\
+                 1. copy {dir} to {host} and start it there; it waits to be added:\n   \
+                    quorate serve --config {name}/{NODE_FILE}\n\
+                 2. add it to the cluster, or put it in the place of another node:\n   \
+                    quorate --connect CLIENT.toml member add {name}={address}\n   \
+                    quorate --connect CLIENT.toml member replace OLD {name}={address}\n\
+                 3. write `{number} = \"{address}\"` into [client.nodes] of the clients",
+                dir = directory.display(),
+                host = node.address.host(),
+                name = node.node,
+                number = node.node.number(),
+                address = node.address,
+            )
+        },
+    )?;
+    Ok(Exit::Done)
+}
+
+/// A client's directory stands beside those of the nodes.
+fn check_clients(clients: &[String]) -> Result<(), Failure> {
+    for (at, client) in clients.iter().enumerate() {
+        let taken = node_id(client).is_ok()
+            || ["authority.pem", "authority.key", "cluster.toml", ".", ".."].contains(&&client[..]);
+        if taken || clients[..at].contains(client) {
+            return Err(Failure::usage(format!(
+                "client {client:?} cannot have a directory of its own beside the others; give it another name"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn next_steps(cluster: &Cluster, out: &Path, clients: &[String]) -> String {
+    let mut text = format!(
+        "made {} for cluster {}, driver {}\n\n\
+         1. copy each node's directory to its machine, and start it there, the same way at every start:",
+        out.display(),
+        cluster.id,
+        cluster.driver
+    );
+    for (node, address) in &cluster.nodes {
+        let config = out.join(node.to_string()).join(NODE_FILE);
+        text += &format!(
+            "\n   quorate serve --config {:<32} # {}",
+            config.display().to_string(),
+            address.host()
+        );
+    }
+    if let Some(client) = clients.first() {
+        let client = out.join(client).join(CLIENT_FILE);
+        let client = client.display();
+        text += &format!(
+            "\n2. talk to the cluster from wherever {client} and the files beside it are:\n   \
+             quorate --connect {client} status\n   \
+             quorate --connect {client} kv put app/greeting hello world"
+        );
+    }
+    text += &format!(
+        "\n3. keep {} where no node runs: its key makes nodes and clients, and renews their certificates",
+        out.join("authority.key").display()
+    );
+    text
+}
