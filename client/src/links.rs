@@ -46,8 +46,8 @@ pub(crate) enum Standing {
 #[derive(Debug)]
 pub(crate) struct Links {
     standing: watch::Sender<Standing>,
-    /// What the node that was connected last told last.
-    last_status: Mutex<Option<Status>>,
+    /// What a node told last.
+    told: watch::Sender<Option<Status>>,
     events: broadcast::Sender<Event>,
     /// Links that somebody found to be of no use.
     left: mpsc::UnboundedSender<NodeId>,
@@ -60,7 +60,7 @@ impl Links {
         let (left, leaving) = mpsc::unbounded_channel();
         let links = Arc::new(Self {
             standing: watch::Sender::new(Standing::Connecting("no node has answered yet".into())),
-            last_status: Mutex::default(),
+            told: watch::Sender::new(None),
             events: broadcast::Sender::new(EVENTS_MAX),
             left,
             task: Mutex::default(),
@@ -69,6 +69,7 @@ impl Links {
             quic,
             nodes,
             standing: links.standing.clone(),
+            told: links.told.clone(),
             events: links.events.clone(),
             leaving,
             leader: None,
@@ -116,13 +117,7 @@ impl Links {
 
     /// How the node was doing when it told last; none if no node ever answered.
     pub(crate) fn status(&self) -> (Option<Status>, Standing) {
-        let standing = self.standing.borrow().clone();
-        // Each change is one step.
-        let mut last = self.last_status.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Standing::Linked(link) = &standing {
-            *last = Some(link.status());
-        }
-        (last.clone(), standing)
+        (self.told.borrow().clone(), self.standing.borrow().clone())
     }
 
     pub(crate) fn events(&self) -> broadcast::Receiver<Event> {
@@ -158,6 +153,7 @@ struct Keeper {
     quic: Arc<QuicClient>,
     nodes: BTreeMap<NodeId, String>,
     standing: watch::Sender<Standing>,
+    told: watch::Sender<Option<Status>>,
     events: broadcast::Sender<Event>,
     leaving: mpsc::UnboundedReceiver<NodeId>,
     /// Who led when a node told last.
@@ -222,11 +218,15 @@ impl Keeper {
 
     /// Serves calls through `link`, or through the leader once there is one, until that is lost; which node that was.
     async fn stay(&mut self, mut link: Arc<Link>) -> NodeId {
-        self.standing.send_replace(Standing::Linked(Arc::clone(&link)));
         let mut status = link.watch();
+        // Whoever finds the node connected finds what it told.
+        self.told.send_replace(Some(link.status()));
+        self.standing.send_replace(Standing::Linked(Arc::clone(&link)));
         let mut not_before = Instant::now();
         loop {
-            let leader = leader(&status.borrow_and_update());
+            let told = status.borrow_and_update().clone();
+            let leader = leader(&told);
+            self.told.send_replace(Some(told));
             self.leader = leader.or(self.leader);
             if let Some(leader) = leader.filter(|leader| *leader != link.node)
                 && let Some(address) = self.nodes.get(&leader)
