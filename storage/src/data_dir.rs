@@ -2,13 +2,17 @@
 //!
 //! ```text
 //! LOCK         held while a node runs
-//! MANIFEST     format, cluster, node, driver, groups, store
+//! MANIFEST     format, cluster, node, driver, groups, store, and where the data are
 //! log/         segments
 //! checkpoint/  a file for each group
 //! ```
 //!
+//! After a driver switch the data are in `switched-N/log/` and `switched-N/checkpoint/`.
+//!
 //! Opening a directory answers one question before any data is touched: is this the directory of this node? Everything
 //! that speaks against it is an error of its own that says what to do.
+
+mod switch;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
@@ -17,6 +21,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use self::switch::SWITCHED;
+use crate::disk::Within;
 use crate::{
     Disk, Group, Index, LOG_DIR, Log, LogConfig, LogError, LogMode, OpenMode, Opening, Recovered,
 };
@@ -27,7 +33,9 @@ pub const CHECKPOINT_DIR: &str = "checkpoint";
 const LOCK: &str = "LOCK";
 const MANIFEST: &str = "MANIFEST";
 const MANIFEST_TEMPORARY: &str = "MANIFEST.tmp";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// A directory that was never switched is as the first format has it.
+const FORMAT_UNSWITCHED: u32 = 1;
 /// A manifest is a few lines; what is longer is something else.
 const MANIFEST_BYTES_MAX: u64 = 4096;
 const DRIVER_BYTES_MAX: usize = 64;
@@ -127,7 +135,7 @@ pub enum DataDirError {
     /// It was written by another driver.
     #[error(
         "the data directory was written by driver `{found}`, the configuration says `{wanted}`: \
-         run `quorate driver switch`, or configure `{found}`"
+         run `quorate driver switch --to {wanted}` on the stopped node, or configure `{found}`"
     )]
     OtherDriver {
         /// Which one.
@@ -193,9 +201,14 @@ impl Debug for Hex {
 /// The directory of a node, locked for it until this is dropped.
 #[derive(Debug)]
 pub struct DataDir {
+    /// With LOCK and MANIFEST.
     disk: Arc<dyn Disk>,
+    /// With log and checkpoints.
+    data: Arc<dyn Disk>,
     manifest: Manifest,
     mode: DataMode,
+    /// Not in force yet: no MANIFEST names its data.
+    is_begun: bool,
     _lock: Option<Box<dyn Debug + Send + Sync>>,
 }
 
@@ -233,7 +246,8 @@ impl DataDir {
                 if mode != DataMode::Create {
                     return Err(DataDirError::NotSetUp);
                 }
-                let manifest = Manifest { identity: identity.clone(), store, has_log: false };
+                let identity = identity.clone();
+                let manifest = Manifest { identity, store, has_log: false, switched: 0 };
                 disk.create_dir_all(CHECKPOINT_DIR)
                     .and_then(|()| disk.sync_dir(""))
                     .map_err(of_disk("create its directories"))?;
@@ -241,10 +255,18 @@ impl DataDir {
                 manifest
             }
         };
-        if manifest.has_log && !has_log(&*disk)? {
+        let data: Arc<dyn Disk> = match manifest.switched {
+            0 => Arc::clone(&disk),
+            number => Arc::new(Within::new(Arc::clone(&disk), data_of(number))),
+        };
+        if manifest.has_log && !has_log(&*data)? {
             return Err(DataDirError::NoLog);
         }
-        Ok(Self { disk, manifest, mode, _lock: lock })
+        let opened = Self { disk, data, manifest, mode, is_begun: false, _lock: lock };
+        if mode != DataMode::ReadOnly {
+            opened.remove_others()?;
+        }
+        Ok(opened)
     }
 
     /// Opens the log of this directory, and creates it the first time. `durable_lsn` is the largest that a checkpoint
@@ -266,18 +288,20 @@ impl DataDir {
             _ => LogMode::Create,
         };
         let opening = Opening { store: self.manifest.store, durable_lsn, floors, mode };
-        let opened = Log::open(Arc::clone(&self.disk), config, &opening)?;
+        let opened = Log::open(Arc::clone(&self.data), config, &opening)?;
         if !self.manifest.has_log && self.mode != DataMode::ReadOnly {
             // From now on a directory without a log is one that has lost it.
             self.manifest.has_log = true;
-            write_manifest(&*self.disk, &self.manifest)?;
+            if !self.is_begun {
+                write_manifest(&*self.disk, &self.manifest)?;
+            }
         }
         Ok(opened)
     }
 
-    /// The disk of this directory.
+    /// The disk with the log and the checkpoints of this directory.
     pub fn disk(&self) -> Arc<dyn Disk> {
-        Arc::clone(&self.disk)
+        Arc::clone(&self.data)
     }
 
     /// The id of the store, which each segment of the log names.
@@ -288,26 +312,6 @@ impl DataDir {
     /// Whose data it holds.
     pub fn identity(&self) -> &Identity {
         &self.manifest.identity
-    }
-
-    /// Names another driver, as the last step of a switch.
-    ///
-    /// # Errors
-    ///
-    /// [`DataDirError::DriverName`], [`DataDirError::ReadOnly`], or the disk's; the old name stays then, or the new one is
-    /// found at the next open.
-    pub fn update_driver(&mut self, driver: &str) -> Result<(), DataDirError> {
-        if !is_driver_name(driver) {
-            return Err(DataDirError::DriverName { name: driver.to_owned() });
-        }
-        if self.mode == DataMode::ReadOnly {
-            return Err(DataDirError::ReadOnly);
-        }
-        let mut manifest = self.manifest.clone();
-        manifest.identity.driver = driver.to_owned();
-        write_manifest(&*self.disk, &manifest)?;
-        self.manifest = manifest;
-        Ok(())
     }
 
     /// What a directory says of itself, without locking or checking it; `None` if it is not set up.
@@ -325,6 +329,13 @@ struct Manifest {
     identity: Identity,
     store: [u8; 16],
     has_log: bool,
+    /// How often other data took the place of those that were there: where they are.
+    switched: u32,
+}
+
+/// The directory of the data after so many switches.
+fn data_of(switched: u32) -> String {
+    if switched == 0 { String::new() } else { format!("{SWITCHED}{switched}") }
 }
 
 impl Manifest {
@@ -349,9 +360,13 @@ impl Manifest {
 
     fn encode(&self) -> String {
         let Identity { cluster, node, driver, groups } = &self.identity;
+        let (format, switched) = match self.switched {
+            0 => (FORMAT_UNSWITCHED, String::new()),
+            number => (FORMAT, format!("switched = {number}\n")),
+        };
         let text = format!(
-            "quorate data directory\nformat = {FORMAT}\ncluster = {}\nnode = {node}\n\
-             driver = {driver}\ngroups = {groups}\nstore = {}\nlog = {}\n",
+            "quorate data directory\nformat = {format}\ncluster = {}\nnode = {node}\n\
+             driver = {driver}\ngroups = {groups}\nstore = {}\nlog = {}\n{switched}",
             Hex(*cluster),
             Hex(self.store),
             if self.has_log { "present" } else { "new" },
@@ -383,7 +398,7 @@ impl Manifest {
         let wrong = |name: &str| damaged(&format!("its {name} makes no sense"));
         // The format comes first: the other fields of a later one may mean something else.
         let format: u32 = field("format")?.parse().map_err(|_| wrong("format"))?;
-        if format != FORMAT {
+        if !(FORMAT_UNSWITCHED..=FORMAT).contains(&format) {
             return Err(DataDirError::Newer { format, known: FORMAT });
         }
         let id = |name: &str| parse_hex(field(name)?).ok_or_else(|| wrong(name));
@@ -397,7 +412,12 @@ impl Manifest {
             driver,
             groups: field("groups")?.parse().map_err(|_| wrong("groups"))?,
         };
-        Ok(Self { identity, store: id("store")?, has_log: field("log")? == "present" })
+        let switched = match format {
+            FORMAT_UNSWITCHED => 0,
+            _ => field("switched")?.parse().map_err(|_| wrong("switched"))?,
+        };
+        let (store, has_log) = (id("store")?, field("log")? == "present");
+        Ok(Self { identity, store, has_log, switched })
     }
 }
 
@@ -442,6 +462,7 @@ fn check_empty(disk: &dyn Disk, names: &[String]) -> Result<(), DataDirError> {
             found.extend(inside.into_iter().map(|name| format!("{dir}/{name}")).take(1));
         }
     }
+    found.extend(names.iter().filter(|name| name.starts_with(SWITCHED)).cloned());
     if found.is_empty() {
         Ok(())
     } else {

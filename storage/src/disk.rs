@@ -17,6 +17,7 @@
 mod memory_disk;
 mod real_disk;
 mod sim_disk;
+mod within;
 
 use std::fmt::Debug;
 use std::io;
@@ -24,6 +25,7 @@ use std::io;
 pub use memory_disk::MemoryDisk;
 pub use real_disk::RealDisk;
 pub use sim_disk::{Fault, Keep, SimDisk, is_power_cut};
+pub(crate) use within::Within;
 
 /// What a disk writes wholly or not at all.
 pub const SECTOR_BYTES: usize = 512;
@@ -83,6 +85,16 @@ pub trait Disk: Debug + Send + Sync + 'static {
     ///
     /// [`io::ErrorKind::NotFound`] if there is no such file.
     fn remove(&self, path: &str) -> io::Result<()>;
+
+    /// Removes a directory that is empty. It takes no room, so a disk may as well leave it.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says.
+    fn remove_dir(&self, dir: &str) -> io::Result<()> {
+        let _ = dir;
+        Ok(())
+    }
 
     /// Makes the names in a directory stable; `""` is the root.
     ///

@@ -62,7 +62,7 @@ fn a_directory_of_somebody_else_is_refused_with_the_way_out() {
     assert!(matches!(error, DataDirError::OtherNode { found: 7, wanted: 8 }), "{words}");
     let (error, words) = refused(&disk, |wanted| wanted.driver = "raft".to_owned());
     assert!(matches!(error, DataDirError::OtherDriver { .. }));
-    assert!(words.contains("`quorate driver switch`"), "{words}");
+    assert!(words.contains("`quorate driver switch --to raft`"), "{words}");
     let (error, words) = refused(&disk, |wanted| wanted.groups = 4);
     assert!(matches!(error, DataDirError::OtherGroups { .. }));
     assert!(words.contains("configure groups = 1"), "{words}");
@@ -114,16 +114,16 @@ fn must_11_a_later_format_of_the_directory_is_refused() {
     let file = disk.open("MANIFEST", OpenMode::Write).unwrap();
     let mut bytes = vec![0; file.len().unwrap() as usize];
     file.read_at(0, &mut bytes).unwrap();
-    let text = String::from_utf8(bytes).unwrap().replace("format = 1", "format = 2");
+    let text = String::from_utf8(bytes).unwrap().replace("format = 1", "format = 3");
     let body = &text[..text.find("crc = ").unwrap()];
     let text = format!("{body}crc = {:08x}\n", crc32fast::hash(body.as_bytes()));
     file.write_at(0, text.as_bytes()).unwrap();
     let error = open(&disk, DataMode::Create).unwrap_err();
-    assert!(matches!(error, DataDirError::Newer { format: 2, known: 1 }), "{error}");
+    assert!(matches!(error, DataDirError::Newer { format: 3, known: 2 }), "{error}");
 }
 
 #[test]
-fn a_power_cut_while_it_is_set_up_or_changed_leaves_it_usable() {
+fn a_power_cut_while_it_is_set_up_leaves_it_usable() {
     for keep in [Keep::None, Keep::All, Keep::Random] {
         for cut in 0.. {
             let disk = SimDisk::new(cut);
@@ -131,21 +131,137 @@ fn a_power_cut_while_it_is_set_up_or_changed_leaves_it_usable() {
             disk.cut_at(cut);
             let run = || -> Result<(), DataDirError> {
                 let mut dir = open(&shared, DataMode::Create)?;
-                dir.open_log(LogConfig::small(), 0, BTreeMap::new())?;
-                dir.update_driver("raft")
+                dir.open_log(LogConfig::small(), 0, BTreeMap::new()).map(drop)
             };
             let ran = run();
             disk.reboot(keep);
-            let found = DataDir::peek(&disk).unwrap();
-            let driver = found.as_ref().map_or("local", |found| &found.driver);
-            assert!(driver == "raft" || ran.is_err());
-            let wanted = Identity { driver: driver.to_owned(), ..identity() };
-            let opened = DataDir::open(Arc::clone(&shared), &wanted, DataMode::Create, [9; 16]);
+            let opened = open(&shared, DataMode::Create);
             let mut dir = opened.unwrap_or_else(|error| panic!("cut at {cut}, {keep:?}: {error}"));
             dir.open_log(LogConfig::small(), 0, BTreeMap::new())
                 .unwrap_or_else(|error| panic!("cut at {cut}, {keep:?}: {error}"));
             if ran.is_ok() {
                 break;
+            }
+        }
+    }
+}
+
+/// Puts a log with `state` of another driver in the place of what is there.
+fn switch(disk: &Arc<dyn Disk>, from: &str, to: &str, state: &str) -> Result<(), DataDirError> {
+    let identity = Identity { driver: from.to_owned(), ..identity() };
+    let mut dir = DataDir::open(Arc::clone(disk), &identity, DataMode::Existing, [9; 16])?;
+    let mut begun = dir.begin_switch(to, [8; 16])?;
+    let (mut log, _) = begun.open_log(LogConfig::small(), 0, BTreeMap::new())?;
+    let record = Record::State(Bytes::copy_from_slice(state.as_bytes()));
+    log.submit(Group::new(0), vec![(1, true, record)])?;
+    log.close()?;
+    dir.put_in_force(begun)
+}
+
+/// The driver of a directory, and the state in its log.
+fn held(disk: &Arc<dyn Disk>, mode: DataMode) -> (String, Option<Bytes>) {
+    let driver = DataDir::peek(&**disk).unwrap().unwrap().driver;
+    let identity = Identity { driver: driver.clone(), ..identity() };
+    let mut dir = DataDir::open(Arc::clone(disk), &identity, mode, [7; 16]).unwrap();
+    let (_, mut found) = dir.open_log(LogConfig::small(), 0, BTreeMap::new()).unwrap();
+    (driver, found.remove(&Group::new(0)).unwrap_or_default().state)
+}
+
+#[test]
+fn a_switch_puts_other_data_in_the_place_of_those_that_were_there() {
+    let disk = set_up();
+    let wanted = |driver: &str, state: &'static str| (driver.to_owned(), Some(Bytes::from(state)));
+    switch(&disk, "local", "raft", "one").unwrap();
+    assert_eq!(held(&disk, DataMode::ReadOnly), wanted("raft", "one"));
+    let error = open(&disk, DataMode::Create).map(drop).unwrap_err();
+    assert!(matches!(error, DataDirError::OtherDriver { .. }), "{error}");
+    // And back: the number of the switch rises, so that nothing is taken for what was there before.
+    switch(&disk, "raft", "local", "two").unwrap();
+    assert_eq!(held(&disk, DataMode::Existing), wanted("local", "two"));
+    assert_eq!(open(&disk, DataMode::Existing).unwrap().store(), [8; 16]);
+    for gone in ["log", "checkpoint", "switched-1/log", "switched-1/checkpoint"] {
+        assert_eq!(disk.list(gone).unwrap_or_default(), [""; 0], "{gone}");
+    }
+    disk.remove("MANIFEST").unwrap();
+    let error = open(&disk, DataMode::Create).unwrap_err();
+    let DataDirError::NoManifest { found } = &error else { panic!("{error}") };
+    assert!(found.contains("switched-2"), "{found}");
+}
+
+#[test]
+fn files_of_others_in_the_directory_stay() {
+    let disk = set_up();
+    switch(&disk, "local", "raft", "one").unwrap();
+    disk.create_dir_all("log").unwrap();
+    disk.open("log/notes.txt", OpenMode::CreateNew).unwrap();
+    held(&disk, DataMode::Existing);
+    assert_eq!(disk.list("log").unwrap(), ["notes.txt"]);
+}
+
+#[test]
+fn a_switch_that_is_given_up_leaves_nothing() {
+    let disk = set_up();
+    let dir = open(&disk, DataMode::Existing).unwrap();
+    let mut begun = dir.begin_switch("raft", [8; 16]).unwrap();
+    begun.open_log(LogConfig::small(), 0, BTreeMap::new()).unwrap();
+    dir.remove_others().unwrap();
+    assert_eq!(disk.list("switched-1/log").unwrap(), [""; 0]);
+    drop(dir);
+    assert_eq!(held(&disk, DataMode::Existing).0, "local");
+}
+
+#[test]
+fn a_power_cut_at_any_operation_of_a_switch_leaves_the_old_data_or_the_new_ones() {
+    for keep in [Keep::None, Keep::All, Keep::Random] {
+        for cut in 0.. {
+            let disk = SimDisk::new(cut);
+            let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+            {
+                let mut dir = open(&shared, DataMode::Create).unwrap();
+                let opened = dir.open_log(LogConfig::small(), 0, BTreeMap::new());
+                let (mut log, _) = opened.unwrap();
+                let record = Record::State(Bytes::from("old"));
+                log.submit(Group::new(0), vec![(1, true, record)]).unwrap();
+                log.close().unwrap();
+            }
+            disk.cut_at(disk.ops() + cut);
+            let ran = switch(&shared, "local", "raft", "new");
+            disk.reboot(keep);
+            let (driver, state) = held(&shared, DataMode::Existing);
+            let wanted = if driver == "raft" { "new" } else { "old" };
+            assert_eq!(state, Some(Bytes::from(wanted)), "cut at {cut}, {keep:?}");
+            assert!(driver == "raft" || ran.is_err(), "cut at {cut}, {keep:?}");
+            if ran.is_ok() && disk.ops() > cut {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_copy_opens_as_what_it_was_made_of_and_only_when_it_is_whole() {
+    let disk = set_up();
+    switch(&disk, "local", "raft", "one").unwrap();
+    let identity = Identity { driver: "raft".to_owned(), ..identity() };
+    let dir = DataDir::open(Arc::clone(&disk), &identity, DataMode::Existing, [9; 16]).unwrap();
+    for cut in 0.. {
+        let copy = SimDisk::new(cut);
+        copy.cut_at(cut);
+        let copied = dir.copy_to(&copy);
+        copy.reboot(Keep::All);
+        let shared: Arc<dyn Disk> = Arc::new(copy);
+        match copied {
+            Ok(bytes) => {
+                assert!(bytes >= dir.bytes().unwrap());
+                let wanted = ("raft".to_owned(), Some(Bytes::from("one")));
+                assert_eq!(held(&shared, DataMode::Existing), wanted);
+                break;
+            }
+            Err(_) => {
+                if let Ok(Some(_)) = DataDir::peek(&*shared) {
+                    // Its last operation was the one that was cut.
+                    assert_eq!(held(&shared, DataMode::ReadOnly).0, "raft");
+                }
             }
         }
     }
@@ -164,7 +280,7 @@ fn a_read_only_file_system_is_named_and_can_be_read() {
     assert!(matches!(error, DataDirError::ReadOnly), "{error}");
     let mut dir = open(&shared, DataMode::ReadOnly).unwrap();
     dir.open_log(LogConfig::small(), 0, BTreeMap::new()).unwrap();
-    assert!(matches!(dir.update_driver("raft"), Err(DataDirError::ReadOnly)));
+    assert!(matches!(dir.begin_switch("raft", [8; 16]), Err(DataDirError::ReadOnly)));
 }
 
 #[test]
