@@ -18,6 +18,7 @@
 mod apply;
 mod elsewhere;
 mod ends;
+mod inheritance;
 mod reports;
 mod requests;
 mod turn;
@@ -46,6 +47,8 @@ use crate::pool::Pool;
 use crate::reads::Reads;
 use crate::state::GroupState;
 use crate::subscriptions::Subscriptions;
+
+pub use inheritance::{HandOver, HandOverError, Inheritance};
 
 /// Most frames that are applied in one turn before messages are looked at again.
 const APPLY_FRAMES_PER_TURN: usize = 8192;

@@ -72,6 +72,18 @@ pub trait Engine: fmt::Debug + Send {
 
     /// What the engine knows of its group. Asked now and then.
     fn status(&self) -> EngineStatus;
+
+    /// Whether what this node has delivered is all that its group has ever decided, as far as that can be known without asking
+    /// anyone: then another driver may go on from it. Asked of an engine that was opened on what is stored and told that its
+    /// writes are durable, before it heard of anybody.
+    ///
+    /// # Errors
+    ///
+    /// Who else may have decided what, in words, and how to come to where it is known. An engine that does not say anything
+    /// knows nothing.
+    fn knows_all(&self) -> Result<(), String> {
+        Err("its driver cannot tell whether other nodes have decided more".into())
+    }
 }
 
 /// Where a batch is wanted.
@@ -401,6 +413,28 @@ pub struct Checkpointed {
     pub state: StateHash,
 }
 
+/// The state that another driver left, for a group of one node to begin with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// This node, which is to be the only voting member.
+    pub node: NodeId,
+    /// Of the new directory.
+    pub incarnation: [u8; 16],
+    /// The last index; the first that is to be decided is the one after.
+    pub index: Index,
+    /// Hash of the history up to it.
+    pub state: StateHash,
+}
+
+/// What a driver's engine finds when it opens on what it [inherits](Inherited).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Founding {
+    /// Its words in the checkpoint at that index.
+    pub mark: Bytes,
+    /// The [`Record::State`] in a log that begins after that index.
+    pub state: Option<Bytes>,
+}
+
 /// A way to make an [`Engine`], with a name and a configuration of its own: what a driver crate exports.
 pub trait EngineDriver: Send + Sync + 'static {
     /// The word that selects it.
@@ -421,4 +455,15 @@ pub trait EngineDriver: Send + Sync + 'static {
         opening: Opening,
         out: &mut Output,
     ) -> Result<Box<dyn Engine>, String>;
+
+    /// Founds a group of one node on the state that another driver left. What is returned is stored, and then
+    /// [`open`](Self::open) finds it, with an empty log that begins after the index.
+    ///
+    /// # Errors
+    ///
+    /// The driver cannot, or will not, begin with a state that it did not make: why, and what to do.
+    fn inherit(&self, config: &Self::Config, inherited: &Inherited) -> Result<Founding, String> {
+        let _ = (config, inherited);
+        Err(format!("`{}` does not take over what another driver has decided", Self::NAME))
+    }
 }

@@ -32,7 +32,9 @@ mod wire;
 pub use batch::{BatchEncoder, BatchError, BatchHead, DecodedBatch, Witness};
 pub use callers::{Answer, Callers};
 pub use config::{CheckpointPolicy, CoreConfig, Retain};
-pub use core::{HostCore, Start, StoredCheckpoint, panic_words};
+pub use core::{
+    HandOver, HandOverError, HostCore, Inheritance, Start, StoredCheckpoint, panic_words,
+};
 pub use effects::{CheckpointJob, Effects, Fetch, FetchFor, Fetched, Sent};
 pub use history::PayloadHash;
 pub use liveness::Liveness;

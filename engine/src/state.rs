@@ -24,17 +24,21 @@ const SESSION_KEY: u8 = b's';
 /// What leads the keys of skipped slots in a checkpoint.
 const SKIPS_KEY: u8 = b'k';
 /// The version of [`StateWords`].
-const WORDS_VERSION: u8 = 1;
+const WORDS_VERSION: u8 = 2;
 
 /// Replicated state of one group. What it does with a batch follows from what it did before and from the batch alone.
 #[derive(Debug)]
 pub(crate) struct GroupState {
     group: GroupId,
     epoch: u32,
+    /// Where the epoch began; none in the first.
+    began: Option<EpochBegan>,
     machine: Box<dyn StateMachine>,
     sessions: Sessions,
     log_time: LogTime,
     history: History,
+    /// The index and slot of the last accepted frame; zeros before the first.
+    accepted: (Index, u32),
     /// Slots of retained batches whose frames were not accepted there, so that a subscriber who reads the log gives
     /// each accepted frame once. Most batches have none.
     skips: BTreeMap<Index, Vec<u32>>,
@@ -61,6 +65,17 @@ pub(crate) struct StateWords {
     version: u8,
     pub(crate) epoch: u32,
     log_time: u64,
+    accepted: (Index, u32),
+    began: Option<EpochBegan>,
+}
+
+/// Where an epoch took over from the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EpochBegan {
+    /// The first index of the epoch, at which no frame stands.
+    pub(crate) index: Index,
+    /// The index and slot of the last frame that was accepted before.
+    pub(crate) accepted: (Index, u32),
 }
 
 /// Where a stored checkpoint stands: after every frame of its last batch.
@@ -73,8 +88,23 @@ pub fn checkpoint_position(
     index: Index,
     words: &[u8],
 ) -> Result<Position, RestoreError> {
-    let words: StateWords = codec::decode_all(words).map_err(RestoreError::new)?;
+    let words = read_words(words)?;
     Ok(Position { group, epoch: words.epoch, index, slot: u32::MAX })
+}
+
+fn read_words(words: &[u8]) -> Result<StateWords, RestoreError> {
+    // The version comes first, so that it can be read of any later one.
+    let version = match words {
+        [first, second, ..] if first & 0xf0 == 0x90 && *second < 0x80 => *second,
+        _ => return Err(RestoreError::new("its head makes no sense")),
+    };
+    if version != WORDS_VERSION {
+        return Err(RestoreError::new(format!(
+            "it has format {version}, this program reads format {WORDS_VERSION}; use the program that wrote it"
+        )));
+    }
+    codec::decode_all(words)
+        .map_err(|problem| RestoreError::new(format!("its head cannot be read: {problem}")))
 }
 
 /// Everything of a checkpoint that is read on another thread.
@@ -102,10 +132,12 @@ impl GroupState {
         Self {
             group,
             epoch,
+            began: None,
             machine,
             sessions: Sessions::new(limits),
             log_time: LogTime::ZERO,
             history: History::new(0, [0; 32]),
+            accepted: (0, 0),
             skips: BTreeMap::new(),
             skips_changed: Vec::new(),
             outcomes: Outcomes::default(),
@@ -123,14 +155,7 @@ impl GroupState {
         machine: &mut dyn CheckpointReader,
         host: &mut dyn CheckpointReader,
     ) -> Result<(), RestoreError> {
-        let words: StateWords = codec::decode_all(words)
-            .map_err(|problem| RestoreError::new(format!("its head cannot be read: {problem}")))?;
-        if words.version != WORDS_VERSION {
-            return Err(RestoreError::new(format!(
-                "it has format {}, this program reads format {WORDS_VERSION}; use the program that wrote it",
-                words.version
-            )));
-        }
+        let words = read_words(words)?;
         self.machine.restore(machine)?;
         let mut sessions = Sessions::new(limits);
         let mut skips = BTreeMap::new();
@@ -147,8 +172,9 @@ impl GroupState {
                 _ => return Err(RestoreError::new(format!("key {key:02x?} is not known"))),
             }
         }
-        self.epoch = words.epoch;
+        (self.epoch, self.began) = (words.epoch, words.began);
         self.log_time = LogTime::from_ms(words.log_time);
+        self.accepted = words.accepted;
         self.history = History::new(index, history);
         self.sessions = sessions;
         self.skips = skips;
@@ -189,6 +215,9 @@ impl GroupState {
             .filter(|(.., verdict)| matches!(verdict, Verdict::Rejected(_)))
             .count();
         self.note_skips(index, fresh.len());
+        if let Some(last) = fresh.last() {
+            self.accepted = (index, last.slot);
+        }
         let verdicts = self.verdicts.iter().map(|(id, _, verdict)| (*id, verdict));
         self.history.extend(self.epoch, index, self.log_time, verdicts, &self.outcomes);
         AppliedBatch { accepted: fresh, decisions, rejected: rejected as u64 }
@@ -259,6 +288,26 @@ impl GroupState {
         self.skips_changed.push(index);
     }
 
+    /// Begins the next epoch, with an index of its own at which no frame stands: so no position is ever given twice, whoever else goes
+    /// on from before, and whoever joins is given a checkpoint that knows the epoch.
+    ///
+    /// # Panics
+    ///
+    /// As [`apply`](Self::apply).
+    pub(crate) fn begin_epoch(&mut self) {
+        self.epoch = self.epoch.checked_add(1).expect("nobody switches so often");
+        let index = self.applied() + 1;
+        self.began = Some(EpochBegan { index, accepted: self.accepted });
+        self.apply(index, self.log_time, std::iter::empty());
+        // The log begins anew.
+        self.trim(index + 1);
+    }
+
+    /// Where the epoch began; none in the first.
+    pub(crate) const fn began(&self) -> Option<EpochBegan> {
+        self.began
+    }
+
     /// The frames of the last applied batch, by slot.
     pub(crate) fn judged(&self) -> impl Iterator<Item = (FrameId, PayloadHash)> + '_ {
         self.verdicts.iter().map(|(id, hash, _)| (*id, *hash))
@@ -282,6 +331,8 @@ impl GroupState {
             version: WORDS_VERSION,
             epoch: self.epoch,
             log_time: self.log_time.as_ms(),
+            accepted: self.accepted,
+            began: self.began,
         };
         let sessions = self.sessions.begin_checkpoint();
         let changed = std::mem::take(&mut self.skips_changed);

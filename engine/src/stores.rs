@@ -71,14 +71,29 @@ impl Stores {
         identity: &Identity,
         config: StoresConfig,
     ) -> Result<Self, OpenError> {
-        let StoresConfig { store, mode, log, checkpoint_cache_bytes } = config;
+        let opened = DataDir::open(disk, identity, config.mode, config.store)
+            .map_err(|error| of_directory(directory, error))?;
+        Self::open_in(opened, directory, config)
+    }
+
+    /// As [`open`](Self::open), in a directory that is open already.
+    ///
+    /// # Errors
+    ///
+    /// What it holds is damaged: what, where, and what to do.
+    pub fn open_in(
+        mut opened: DataDir,
+        directory: &str,
+        config: StoresConfig,
+    ) -> Result<Self, OpenError> {
+        let StoresConfig { store: _, mode, log, checkpoint_cache_bytes } = config;
         let refused = |error| of_directory(directory, error);
-        let mut opened = DataDir::open(disk, identity, mode, store).map_err(refused)?;
+        let groups = opened.identity().groups;
         let checkpoint_mode = match mode {
             DataMode::ReadOnly => CheckpointMode::ReadOnly,
             DataMode::Create | DataMode::Existing => CheckpointMode::Create,
         };
-        let cache_bytes = (checkpoint_cache_bytes / identity.groups as usize).max(CACHE_BYTES_MIN);
+        let cache_bytes = (checkpoint_cache_bytes / groups as usize).max(CACHE_BYTES_MIN);
         let of_checkpoint = |error| match error {
             CheckpointError::Io { .. } | CheckpointError::Faulted { .. } => {
                 of_directory_text(directory, &error)
@@ -86,7 +101,7 @@ impl Stores {
             error => OpenError::Corrupt { problem: error.to_string() },
         };
         let mut checkpoints = BTreeMap::new();
-        for group in (0..identity.groups).map(Group::new) {
+        for group in (0..groups).map(Group::new) {
             let store = CheckpointStore::open(opened.disk(), group, checkpoint_mode, cache_bytes)
                 .map_err(of_checkpoint)?;
             checkpoints.insert(group, store);
@@ -144,8 +159,16 @@ impl GroupStores {
     }
 }
 
+/// What speaks against a directory, in words.
 fn of_directory(directory: &str, error: DataDirError) -> OpenError {
     match error {
+        DataDirError::OtherDriver { found, wanted } => OpenError::Directory {
+            directory: directory.into(),
+            problem: format!(
+                "it was written by driver `{found}`, and the configuration says `{wanted}`: run `quorate driver switch --to {wanted} \
+                 --data-dir {directory}`, which keeps what it holds, or configure `{found}`"
+            ),
+        },
         DataDirError::Log(LogError::Corrupt { .. }) | DataDirError::Damaged { .. } => {
             OpenError::Corrupt { problem: error.to_string() }
         }

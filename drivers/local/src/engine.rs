@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use quorate_engine::engine::{
-    Deliver, Delivery, Demand, Engine, EngineDriver, EngineStatus, Input, Now, Opening, Output,
-    Placed, ReadAnswer,
+    Deliver, Delivery, Demand, Engine, EngineDriver, EngineStatus, Founding, Inherited, Input, Now,
+    Opening, Output, Placed, ReadAnswer,
 };
 use quorate_replicator::{AdminError, NodeId, Role};
 use quorate_storage::{Body, Entry, Index, Record, Seq, Tag};
@@ -37,6 +37,11 @@ impl EngineDriver for Local {
             ));
         }
         Ok(Box::new(LocalEngine::open(window, opening, out)?))
+    }
+
+    /// An index is all that it begins with.
+    fn inherit(&self, _config: &LocalConfig, _inherited: &Inherited) -> Result<Founding, String> {
+        Ok(Founding::default())
     }
 }
 
@@ -143,5 +148,10 @@ impl Engine for LocalEngine {
             members: vec![self.node],
             ..EngineStatus::new(Role::Leader)
         }
+    }
+
+    /// Every put is a decision.
+    fn knows_all(&self) -> Result<(), String> {
+        Ok(())
     }
 }

@@ -1,12 +1,14 @@
 //! The engine: founding, core, reads and wishes, put together.
 
 mod identity;
+mod inheriting;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_engine::engine::{
-    Demand, Engine, EngineDriver, EngineStatus, Input, Now, Opening, Output, Placed, TimerId,
+    Demand, Engine, EngineDriver, EngineStatus, Founding, Inherited, Input, Now, Opening, Output,
+    Placed, TimerId,
 };
 use quorate_replicator::NodeId;
 use quorate_storage::{Body, Index, Seq};
@@ -50,6 +52,11 @@ impl EngineDriver for RaftDriver {
     ) -> Result<Box<dyn Engine>, String> {
         let timing = config.check()?;
         Ok(Box::new(RaftEngine::open(config.clone(), timing, opening, out)?))
+    }
+
+    fn inherit(&self, config: &RaftConfig, inherited: &Inherited) -> Result<Founding, String> {
+        config.check()?;
+        Ok(inheriting::found(inherited))
     }
 }
 
@@ -282,6 +289,10 @@ impl Engine for RaftEngine {
 
     fn status(&self) -> EngineStatus {
         self.explain()
+    }
+
+    fn knows_all(&self) -> Result<(), String> {
+        inheriting::knows_all(self)
     }
 }
 

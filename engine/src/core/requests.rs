@@ -93,7 +93,11 @@ impl<C: Callers> HostCore<C> {
         for HashedFrame { frame, .. } in frames {
             let (size, limit) = (frame.payload.len(), self.config.frame_bytes_max);
             if size > limit {
-                return Err(ProposeError::TooLarge { what: "payload in bytes".into(), size, limit });
+                return Err(ProposeError::TooLarge {
+                    what: "payload in bytes".into(),
+                    size,
+                    limit,
+                });
             }
             if frame.settled > frame.id.serial {
                 return Err(ProposeError::Invalid {
@@ -205,14 +209,30 @@ impl<C: Callers> HostCore<C> {
             Some(asked) if (asked.epoch, asked.index) > (reached.epoch, reached.index) => {
                 return Err(SubscribeError::Ahead { asked, reached });
             }
+            Some(asked) if asked.epoch < reached.epoch => match self.state.began() {
+                // Nothing was accepted between what it has and the first frame of this epoch.
+                Some(began)
+                    if asked.epoch + 1 == reached.epoch
+                        && asked.index < began.index
+                        && (asked.index, asked.slot) >= began.accepted =>
+                {
+                    (began.index, u32::MAX)
+                }
+                // It lacks frames of before, or has some that this group has not.
+                _ => return Err(self.compacted()),
+            },
             Some(asked) => (asked.index, asked.slot),
         };
         let first_wanted = if given.1 == u32::MAX { given.0 + 1 } else { given.0 };
         if first_wanted < self.log_first && first_wanted <= reached.index {
-            let (oldest, snapshot) = self.oldest_readable();
-            return Err(SubscribeError::Compacted { oldest, snapshot });
+            return Err(self.compacted());
         }
         Ok(given)
+    }
+
+    fn compacted(&self) -> SubscribeError {
+        let (oldest, snapshot) = self.oldest_readable();
+        SubscribeError::Compacted { oldest, snapshot }
     }
 
     pub(super) fn oldest_readable(&self) -> (Position, Option<Position>) {

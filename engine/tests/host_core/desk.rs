@@ -5,8 +5,8 @@ use std::time::Duration;
 use quorate_driver_local::{Local, LocalConfig};
 use quorate_engine::engine::{EngineDriver, LogWrite};
 use quorate_engine::{
-    Answer, Callers, CheckpointJob, CoreConfig, Effects, FetchFor, Fetched, HashedFrame, HostCore,
-    Sent, Start, StoredCheckpoint, SubscriptionId,
+    Answer, Callers, CheckpointJob, CoreConfig, Effects, FetchFor, Fetched, HandOver, HashedFrame,
+    HostCore, Sent, Start, StoredCheckpoint, SubscriptionId,
 };
 use quorate_replicator::*;
 use quorate_storage::{Entry, Record, Recovered};
@@ -217,6 +217,28 @@ impl Desk {
     /// Stops without a word and starts again on what is durable.
     pub(crate) fn restart(self, config: CoreConfig) -> Self {
         Self::with(config, &Local, &LocalConfig::default(), self.entries, self.first, self.stored)
+    }
+
+    /// Stops without a word and leaves what is durable.
+    pub(crate) fn leave(self, mut config: CoreConfig) -> HandOver {
+        config.volatile = true;
+        (config.checkpoint.log_bytes, config.checkpoint.interval) = (u64::MAX, Duration::MAX);
+        self.restart(config).core.hand_over(false).unwrap()
+    }
+
+    /// Stops without a word and leaves what is durable to a group that begins with it.
+    pub(crate) fn inherit(mut self, config: CoreConfig) -> Self {
+        let mut stored = self.stored.take().unwrap_or_default();
+        self.stored = Some(stored.clone()).filter(|stored| stored.index > 0);
+        let left = self.leave(config.clone());
+        let state = left.state;
+        let (job, _) = left.found(&Local, &LocalConfig::default(), [2; 16]).unwrap();
+        stored.write(job);
+        let first = stored.index + 1;
+        let (driver, begins) = (LocalConfig::default(), Some(stored));
+        let desk = Self::with(config, &Local, &driver, Vec::new(), first, begins);
+        assert_eq!(desk.core.inheritance(), state);
+        desk
     }
 
     pub(crate) fn number(&mut self) -> u64 {

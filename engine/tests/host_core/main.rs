@@ -3,6 +3,7 @@
 mod desk;
 mod elsewhere;
 mod ends;
+mod epochs;
 mod exactly_once;
 mod order;
 mod reads;

@@ -5,7 +5,7 @@ use quorate_replicator::*;
 
 use crate::desk::*;
 
-fn subscribe(
+pub(crate) fn subscribe(
     desk: &mut Desk,
     scope: Scope,
     from: &Cursor,
@@ -19,7 +19,7 @@ fn subscribe(
 }
 
 /// Handles everything there is; the payloads in order.
-fn handle(desk: &mut Desk, id: SubscriptionId) -> Vec<String> {
+pub(crate) fn handle(desk: &mut Desk, id: SubscriptionId) -> Vec<String> {
     let mut payloads = Vec::new();
     while !desk.chunks.is_empty() {
         for chunk in std::mem::take(&mut desk.chunks) {
@@ -37,13 +37,13 @@ fn handle(desk: &mut Desk, id: SubscriptionId) -> Vec<String> {
     payloads
 }
 
-fn decide_all(desk: &mut Desk, serials: std::ops::RangeInclusive<u64>) {
+pub(crate) fn decide_all(desk: &mut Desk, serials: std::ops::RangeInclusive<u64>) {
     for serial in serials {
         desk.decide(frame(1, serial, &serial.to_string())).unwrap();
     }
 }
 
-fn numbers(range: std::ops::RangeInclusive<u64>) -> Vec<String> {
+pub(crate) fn numbers(range: std::ops::RangeInclusive<u64>) -> Vec<String> {
     range.map(|number| number.to_string()).collect()
 }
 
