@@ -52,8 +52,8 @@ pub struct Limits {
     pub clients_max: usize,
     /// Most lanes that a client has at once, in one connection.
     pub client_lanes_max: u32,
-    /// What a client may send on all its lanes together before it is read here, and what is kept of what it has not
-    /// acknowledged. A lane that is not read holds `stream_window_bytes` of it at most.
+    /// What a client may send on all its lanes together before it is read here, and as much may be on its way to it. With less than
+    /// `stream_window_bytes` for each of its lanes, those that are not read can stop its others.
     pub client_window_bytes: u32,
     /// How long a bulk transfer goes without reaching its receiver before it is given up.
     #[serde(with = "humantime_serde")]
@@ -102,7 +102,7 @@ impl Default for Limits {
             bulk_bytes_per_second: 128 << 20,
             clients_max: 256,
             client_lanes_max: 16,
-            client_window_bytes: 4 << 20,
+            client_window_bytes: 16 << 20,
             bulk_give_up_after: Duration::from_secs(30),
             handshakes_max: 64,
             handshakes_per_address_max: 16,
@@ -238,7 +238,10 @@ impl Limits {
     /// Gives a connection of a client, on which both ends have greeted, the room that it may have.
     pub(crate) fn open_to_client(&self, connection: &quinn::Connection) {
         connection.set_max_concurrent_uni_streams(0_u32.into());
-        connection.set_max_concurrent_bi_streams(self.client_lanes_max.into());
+        // quinn tells of free streams only when more than one in eight are: with some to spare, as many as may be always can.
+        // How many are served at once is seen to by who serves them.
+        let streams = HELLO_STREAMS + self.client_lanes_max + self.client_lanes_max / 4 + 1;
+        connection.set_max_concurrent_bi_streams(streams.into());
         connection.set_send_window(self.client_window_bytes.into());
         connection.set_receive_window(self.client_window_bytes.into());
     }

@@ -12,6 +12,8 @@ pub(crate) const CHUNK: u8 = 7;
 pub(crate) const TAKEN: u8 = 8;
 pub(crate) const DONE: u8 = 9;
 pub(crate) const REFUSE: u8 = 10;
+pub(crate) const CLIENT_HELLO: u8 = 11;
+pub(crate) const WELCOME: u8 = 12;
 
 /// A frame with a length and a checksum that are right.
 pub(crate) fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
@@ -48,6 +50,26 @@ impl Hello {
         }
         frame(HELLO, &body)
     }
+}
+
+/// What a client says first; any of it may be a lie.
+pub(crate) fn client_hello(protocol: u32, cluster: ClusterId, name: &[u8]) -> Vec<u8> {
+    frame(CLIENT_HELLO, &[&protocol.to_le_bytes()[..], &cluster.bytes(), name].concat())
+}
+
+/// What a node answers to that; any of it may be a lie.
+pub(crate) fn welcome(
+    protocol: u32,
+    cluster: ClusterId,
+    node: u64,
+    incarnation: u64,
+    lanes_max: u32,
+) -> Vec<u8> {
+    let mut body = [&protocol.to_le_bytes()[..], &cluster.bytes()].concat();
+    body.extend_from_slice(&node.to_le_bytes());
+    body.extend_from_slice(&incarnation.to_le_bytes());
+    body.extend_from_slice(&lanes_max.to_le_bytes());
+    frame(WELCOME, &body)
 }
 
 /// The first frame of a stream of messages.

@@ -12,10 +12,10 @@ use tokio::sync::watch;
 
 use super::Cluster;
 
-/// Sends back what comes, as soon as it may.
+/// Sends back what comes, as soon as it may. Lanes on which `leave` comes are left at once.
 #[derive(Debug, Default)]
 pub(crate) struct Echo {
-    /// Lanes whose first message is `held` are not read any further while this holds.
+    /// A lane on which `held` came is not read any further while this holds.
     pub(crate) held: watch::Sender<bool>,
     /// Lanes that are served now, and all that were.
     pub(crate) serving: AtomicUsize,
@@ -48,6 +48,9 @@ impl Echo {
     async fn echo(&self, lane: Lane) -> Result<(), LaneError> {
         let (mut sender, mut receiver) = lane.split();
         while let Some(message) = receiver.next().await? {
+            if message == "leave" {
+                return Ok(());
+            }
             let holds = message == "held";
             sender.send(vec![message]).await?;
             if holds {
