@@ -26,6 +26,55 @@ const THIS_CLIENT: &str = "this client";
 /// A client's end of the network, on ports of its own. Dropping it begins to close it.
 ///
 /// Of the limits those hold that are about connections: the windows, the timeouts, and how many lanes one has.
+///
+/// A certificate is taken for the client's whole life: to renew it, make another client and close this one.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use quorate_replicator::{BulkOffer, BulkSink, Bytes, Channel, ClusterId, Inbound, NodeId, PeerState, Transport};
+/// # use quorate_transport_quic::*;
+/// # #[derive(Debug)]
+/// # struct NoPeers;
+/// # #[async_trait::async_trait]
+/// # impl Inbound for NoPeers {
+/// #     async fn message(&self, _: NodeId, _: Channel, _: Bytes) {}
+/// #     fn peer(&self, _: NodeId, _: PeerState) {}
+/// #     fn bulk(&self, _: NodeId, _: BulkOffer) -> Result<Box<dyn BulkSink>, String> { Err("none".into()) }
+/// # }
+/// #[derive(Debug)]
+/// struct Greeter;
+///
+/// #[async_trait::async_trait]
+/// impl Clients for Greeter {
+///     async fn serve(&self, client: &ClientName, lane: Lane) {
+///         let (mut sender, mut receiver) = lane.split();
+///         while let Ok(Some(_)) = receiver.next().await {
+///             // Who is gone need not be answered.
+///             let _ = sender.send(vec![format!("hello {client}").into()]).await;
+///         }
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let authority = Authority::create("example", Validity::days(1))?;
+/// # let cluster = ClusterId::new([7; 16]);
+/// # let issue = |subject| authority.issue(&subject, Validity::days(1));
+/// # let (node, ops) = (issue(Subject::node(cluster, NodeId::new(1)))?, issue(Subject::client(cluster, "ops")?)?);
+/// let node = QuicTransport::bind(node.identity()?, 1, QuicConfig::listening("127.0.0.1:0".parse()?))?;
+/// node.serve_clients(Arc::new(Greeter));
+/// # node.receive(Arc::new(NoPeers));
+///
+/// let client = QuicClient::new(ops.identity()?, Limits::default())?;
+/// let link = client.connect(&node.listens_on().to_string()).await?;
+/// let (mut sender, mut receiver) = link.open_lane().await?.split();
+/// sender.send(vec!["who am I?".into()]).await?;
+/// assert_eq!(receiver.next().await?, Some("hello ops".into()));
+/// # client.close().await;
+/// # node.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct QuicClient {
     name: ClientName,
@@ -130,9 +179,8 @@ impl QuicClient {
             .endpoint(*at)?
             .connect_with(self.config.clone(), *at, tls::SERVER_NAME)
             .map_err(|error| refused(format!("{who} cannot be dialled: {error}")))?;
-        let lost = |who: &str, error: &ConnectionError| {
-            refused(explain::lost_by(THIS_CLIENT, who, error))
-        };
+        let lost =
+            |who: &str, error: &ConnectionError| refused(explain::lost_by(THIS_CLIENT, who, error));
         let connection = connecting.await.map_err(|error| lost(&who, &error))?;
 
         // The handshake is over here and not yet at the other end, which has still to judge this client: what counts is its

@@ -12,6 +12,7 @@
 //! 3. Of two connections of a pair, both ends keep the same one.
 //! 4. Everything that anybody can fill has a limit, and each limit stands in [`Limits`].
 //! 5. A stream that is not read stops no other stream, since windows add up to less than the connection's.
+//! 6. A client is no peer: a [`QuicClient`] dials nodes, and has [`Lane`]s to what [`QuicTransport::serve_clients`] was given.
 //!
 //! `docs/transport.md` has the trust model and what each limit bounds.
 //!
