@@ -37,7 +37,7 @@ impl Link {
         address: &str,
         events: broadcast::Sender<Event>,
     ) -> Result<Arc<Self>, String> {
-        let link = quic.connect(address).await.map_err(|error| error.to_string())?;
+        let link = quic.connect(address).await.map_err(|error| format!("{node}: {error}"))?;
         if link.node() != node {
             let found = link.node();
             link.close();

@@ -289,24 +289,22 @@ impl Service {
         if !from.is_from_now() {
             return Ok(from);
         }
-        let groups: BTreeSet<_> =
+        let mut missing: BTreeSet<_> =
             self.replicator.status().groups.iter().map(|group| group.group).collect();
-        let mut begins = from;
-        let mut missing = groups;
+        let mut begins = Vec::new();
         // Any names will do that between them belong to every group.
         for number in 0_u64.. {
-            missing.retain(|group| begins.position(*group).is_none());
             if missing.is_empty() {
                 break;
             }
             let shard = ShardKey::new("quorate", &number.to_string()).expect("both are names");
-            if missing.contains(&self.replicator.group(&shard)) {
+            if missing.remove(&self.replicator.group(&shard)) {
                 let reached =
                     self.replicator.read_barrier(&shard, Consistency::Local, Duration::ZERO).await;
-                begins.advance(reached.map_err(unreadable)?);
+                begins.push(reached.map_err(unreadable)?);
             }
         }
-        Ok(begins)
+        Ok(Cursor::after(begins))
     }
 }
 

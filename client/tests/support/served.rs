@@ -22,8 +22,10 @@ const CLUSTER: ClusterId = ClusterId::new([7; 16]);
 pub(crate) struct Served {
     pub(crate) cluster: RaftCluster,
     authority: Authority,
-    /// What reads are answered from, if the machine is that of shards.
-    shards: Vec<Shards>,
+    /// What reads of each node are answered from, if the machine is that of shards.
+    shards: Mutex<Vec<Shards>>,
+    /// What the machines that were made last are read through, in the order in which they were made.
+    made: Arc<Mutex<Vec<Shards>>>,
     doors: Mutex<Vec<Door>>,
 }
 
@@ -57,35 +59,35 @@ impl std::fmt::Debug for Served {
 impl Served {
     /// Opens nodes around machines of `maker`.
     pub(crate) async fn open(nodes: usize, durability: Durability, maker: Maker) -> Self {
-        let shards = (0..nodes).map(|_| Shards::builder().build().1).collect();
         let cluster = RaftCluster::new(nodes as u64, durability, maker).open().await;
-        Self::around(cluster, shards).await
+        let nothing = (0..nodes).map(|_| Shards::builder().build().1).collect();
+        Self::around(cluster, Arc::new(Mutex::new(nothing))).await
     }
 
     /// Opens nodes with keys and values.
     pub(crate) async fn open_kv(nodes: usize) -> Self {
-        let built: Arc<Mutex<Vec<Shards>>> = Arc::default();
+        let made: Arc<Mutex<Vec<Shards>>> = Arc::default();
         let maker: Maker = {
-            let built = Arc::clone(&built);
+            let made = Arc::clone(&made);
             Box::new(move || {
                 let (machine, shards) = Shards::builder().build();
-                built.lock().unwrap().push(shards);
+                made.lock().unwrap().push(shards);
                 Box::new(machine)
             })
         };
         let cluster = RaftCluster::new(nodes as u64, Durability::Disk, maker).open().await;
-        let shards = built.lock().unwrap().clone();
-        Self::around(cluster, shards).await
+        Self::around(cluster, made).await
     }
 
-    async fn around(cluster: RaftCluster, shards: Vec<Shards>) -> Self {
+    async fn around(cluster: RaftCluster, made: Arc<Mutex<Vec<Shards>>>) -> Self {
+        let shards = std::mem::take(&mut *made.lock().unwrap());
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let doors = shards.iter().map(|_| Door { address: anywhere, quic: None }).collect();
         let authority = Authority::create("test", Validity::days(1)).unwrap();
-        let served = Self { cluster, authority, shards, doors: Mutex::new(doors) };
-        for node in 0..served.shards.len() {
-            served.serve(node);
-        }
+        let nodes = shards.len();
+        let (shards, doors) = (Mutex::new(shards), Mutex::new(doors));
+        let served = Self { cluster, authority, shards, made, doors };
+        (0..nodes).for_each(|node| served.serve(node));
         served
     }
 
@@ -97,7 +99,7 @@ impl Served {
         let mut config = QuicConfig::listening(door.address);
         config.limits.accepts_per_second = 1000;
         let quic = QuicTransport::bind(identity, 1, config).unwrap();
-        let service = Service::new(self.cluster.node(id), &self.shards[node]);
+        let service = Service::new(self.cluster.node(id), &self.shards.lock().unwrap()[node]);
         quic.receive(Arc::new(Nobody));
         quic.serve_clients(Arc::new(service));
         door.address = quic.status().listens_on;
@@ -121,6 +123,10 @@ impl Served {
     /// Starts a node again.
     pub(crate) async fn start(&self, node: usize) {
         self.cluster.start(NodeId::new(node as u64 + 1)).await.unwrap();
+        // A machine of its own has no shards.
+        if let Some(shards) = self.made.lock().unwrap().pop() {
+            self.shards.lock().unwrap()[node] = shards;
+        }
         self.serve(node);
     }
 
@@ -141,7 +147,8 @@ impl Served {
     }
 
     pub(crate) async fn close(&self) {
-        for node in 0..self.shards.len() {
+        let nodes = self.shards.lock().unwrap().len();
+        for node in 0..nodes {
             self.stop(node).await;
         }
     }

@@ -1,0 +1,226 @@
+//! Clients of a cluster whose nodes come and go.
+
+#[path = "../../host/tests/support/raft_cluster.rs"]
+mod raft_cluster;
+#[path = "support/served.rs"]
+mod served;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use quorate_client::Client;
+use quorate_replicator::{
+    Accepted, Cursor, GroupId, Handler, HandlerError, Health, NodeId, Position, ReadError, Scope,
+    ShardKey,
+};
+use quorate_shard::kv::{Changes, OrgReadOptions, PutOptions, ReadOptions, Scan};
+use served::Served;
+
+/// Longer than anything here takes on a machine with other work.
+const WITHIN: Duration = Duration::from_secs(60);
+
+fn shard() -> ShardKey {
+    ShardKey::new("acme", "orders").unwrap()
+}
+
+fn put() -> PutOptions<'static> {
+    PutOptions::default().within(WITHIN)
+}
+
+/// Waits until `so`, and fails after [`WITHIN`].
+async fn until(what: &str, so: impl Fn() -> bool) {
+    let waiting = async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(WITHIN, waiting).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+}
+
+fn node_of(client: &Client) -> NodeId {
+    client.replicator().status().node
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_and_values_are_those_of_an_embedded_node() {
+    let served = Served::open_kv(3).await;
+    let client = served.client(&[0, 1, 2]).await;
+    let kv = client.kv();
+    let orders = shard();
+    let first = kv.put(&orders, b"a", b"1", put()).await.unwrap();
+    assert_eq!((first.revision, first.created), (1, 1));
+    let swapped = kv.compare_and_swap(&orders, b"a", 1, b"2").await.unwrap();
+    assert_eq!(swapped.revision, 2);
+    let error = kv.compare_and_swap(&orders, b"a", 1, b"3").await.unwrap_err();
+    assert_eq!(error.to_string(), "condition does not hold: the key was modified at revision 2");
+    assert!(!error.may_commit());
+    let options = ReadOptions::default().within(WITHIN);
+    let changes = kv.changes(&orders, 1, b"a", 9, options).await.unwrap();
+    assert!(matches!(changes, Changes::Changes { next: 3, .. }), "{changes:?}");
+    // A page that travels in several parts.
+    let large = vec![7; 900_000];
+    for key in [b"x", b"y"] {
+        kv.put(&orders, key, &large, put()).await.unwrap();
+    }
+    let page = kv.scan(&orders, &Scan::all(), options).await.unwrap();
+    assert_eq!(page.entries.len(), 3);
+    assert!(page.entries[2].value == large && page.next.is_some());
+    let got = kv.get(&orders, b"a", options).await.unwrap();
+    assert_eq!((got.revision, got.entry.unwrap().value), (4, "2".into()));
+    let orgs = OrgReadOptions::default().within(WITHIN);
+    assert_eq!(kv.orgs(None, 9, orgs.clone()).await.unwrap(), ["acme"]);
+    let names = kv.namespaces("acme", None, 9, orgs.clone()).await.unwrap();
+    assert_eq!(names.namespaces[0].keys, Some(3));
+    let page = kv.scan_org("acme", &Scan::prefix(b"a"), orgs).await.unwrap();
+    assert_eq!(page.parts[0].entries.len(), 1);
+    client.close().await;
+    let closed = kv.get(&orders, b"a", options).await.unwrap_err();
+    assert_eq!(closed, ReadError::Closed.into());
+    served.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_is_followed() {
+    let served = Served::open_kv(3).await;
+    let leader = served.cluster.leader().await;
+    let client = served.client(&[0, 1, 2]).await;
+    until("the client is with the leader", || node_of(&client) == leader).await;
+    let next = NodeId::new(leader.number() % 3 + 1);
+    client.replicator().transfer(GroupId::new(0), next, WITHIN).await.unwrap();
+    until("the client is with the new leader", || node_of(&client) == next).await;
+    client.kv().put(&shard(), b"a", b"1", put()).await.unwrap();
+    // One that knows only a follower stays with that, and its frames are forwarded.
+    let follower = (next.number() % 3) as usize;
+    let other = served.client(&[follower]).await;
+    other.kv().put(&shard(), b"b", b"1", put()).await.unwrap();
+    assert_eq!(node_of(&other), NodeId::new(follower as u64 + 1));
+    for client in [client, other] {
+        client.close().await;
+    }
+    served.close().await;
+}
+
+/// Eight writers count while each node in turn is cut off without a word, or stopped: each accepted put has its own revision,
+/// and there are as many revisions as puts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_done_twice_when_nodes_go() {
+    const WRITERS: usize = 8;
+    let served = Arc::new(Served::open_kv(3).await);
+    let client = Arc::new(served.client(&[0, 1, 2]).await);
+    let done = Arc::new(tokio::sync::watch::Sender::new(false));
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..WRITERS {
+        let (client, done) = (Arc::clone(&client), done.subscribe());
+        writers.spawn(async move {
+            let mut revisions = Vec::new();
+            let key = format!("writer {writer}");
+            while !*done.borrow() {
+                let value = revisions.len().to_string();
+                let put = client.kv().put(&shard(), key.as_bytes(), value.as_bytes(), put()).await;
+                revisions.push(put.unwrap().revision);
+            }
+            revisions
+        });
+    }
+    let revision = async || {
+        let options = ReadOptions::default().within(WITHIN);
+        client.kv().get(&shard(), b"none", options).await.unwrap().revision
+    };
+    for round in 0..6 {
+        let before = revision().await;
+        let node = round % 3;
+        match round < 3 {
+            true => served.close_door(node).await,
+            false => served.stop(node).await,
+        }
+        while revision().await < before + 20 {
+            tokio::task::yield_now().await;
+        }
+        match round < 3 {
+            true => served.serve(node),
+            false => served.start(node).await,
+        }
+    }
+    done.send_replace(true);
+    let mut all = BTreeSet::new();
+    let mut puts = 0;
+    while let Some(revisions) = writers.join_next().await {
+        let revisions = revisions.unwrap();
+        assert!(revisions.is_sorted_by(|a, b| a < b), "puts of one writer come in their order");
+        puts += revisions.len();
+        all.extend(revisions);
+    }
+    assert_eq!(all.len(), puts, "each put has a revision of its own");
+    assert_eq!(all.last().copied(), Some(puts as u64), "nothing was done twice");
+    assert_eq!(revision().await, puts as u64);
+    client.close().await;
+    served.close().await;
+}
+
+#[derive(Debug, Default)]
+struct Collector(Mutex<Vec<Position>>);
+
+#[async_trait]
+impl Handler for Collector {
+    async fn handle(&self, batch: &[Accepted]) -> Result<(), HandlerError> {
+        self.0.lock().unwrap().extend(batch.iter().map(|accepted| accepted.position));
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_goes_on_with_another_node() {
+    let served = Served::open_kv(3).await;
+    let client = served.client(&[0, 1, 2]).await;
+    client.kv().put(&shard(), b"before", b"", put()).await.unwrap();
+    let collector = Arc::new(Collector::default());
+    let replicator = client.replicator();
+    let handler = Arc::clone(&collector) as _;
+    let subscription =
+        replicator.subscribe(Scope::Shard(shard()), Cursor::now(), handler).await.unwrap();
+    let mut expected = Vec::new();
+    for round in 0..3 {
+        for number in 0..50 {
+            let key = format!("{round} {number}");
+            let done = client.kv().put(&shard(), key.as_bytes(), b"", put()).await.unwrap();
+            expected.push(done.position);
+        }
+        let node = node_of(&client).number() as usize - 1;
+        served.close_door(node).await;
+        until("the client is with another node", || {
+            let status = client.replicator().status();
+            status.health == Health::Ready && status.node.number() as usize - 1 != node
+        })
+        .await;
+        served.serve(node);
+    }
+    until("everything is given", || collector.0.lock().unwrap().len() >= expected.len()).await;
+    assert_eq!(*collector.0.lock().unwrap(), expected, "each frame once, in order, and no other");
+    let last = expected.last().map(|last| last.index);
+    let reached = |cursor: &Cursor| cursor.position(GroupId::new(0)).map(|place| place.index);
+    assert_eq!(reached(&subscription.cursor()), last);
+    client.close().await;
+    assert_eq!(reached(subscription.ended().await.cursor()), last);
+    served.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_does_not_answer_is_told_with_each_reason() {
+    let served = Served::open_kv(1).await;
+    let client = served.client(&[0]).await;
+    served.close_door(0).await;
+    until("the loss is noticed", || client.replicator().status().health != Health::Ready).await;
+    let short = Duration::from_millis(50);
+    let error = client.kv().put(&shard(), b"a", b"", put().within(short)).await.unwrap_err();
+    assert!(error.to_string().contains("n1"), "{error}");
+    let statuses = client.statuses(short).await;
+    assert_eq!(statuses.len(), 1);
+    assert!(statuses[0].1.as_ref().unwrap_err().contains("n1 at 127.0.0.1:"), "{statuses:?}");
+    served.serve(0);
+    client.kv().put(&shard(), b"a", b"", put()).await.unwrap();
+    assert!(client.statuses(WITHIN).await[0].1.is_ok());
+    client.close().await;
+    served.close().await;
+}
