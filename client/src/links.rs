@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// The longest such pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// How long a leader that could not be reached is not tried again, while another node answers.
+/// How long a leader that was lost or could not be reached is not tried again, while another node answers.
 const LEADER_PAUSE: Duration = Duration::from_secs(1);
 
 /// Events that wait for a slow listener; older ones are missed, which is told.
@@ -73,6 +74,7 @@ impl Links {
             events: links.events.clone(),
             leaving,
             leader: None,
+            shunned: None,
         };
         links.task().spawn(keeper.keep());
         links
@@ -158,6 +160,8 @@ struct Keeper {
     leaving: mpsc::UnboundedReceiver<NodeId>,
     /// Who led when a node told last.
     leader: Option<NodeId>,
+    /// A node that is not followed until then, though it may lead.
+    shunned: Option<(NodeId, Instant)>,
 }
 
 impl Keeper {
@@ -222,32 +226,16 @@ impl Keeper {
         // Whoever finds the node connected finds what it told.
         self.told.send_replace(Some(link.status()));
         self.standing.send_replace(Standing::Linked(Arc::clone(&link)));
-        let mut not_before = Instant::now();
+        let mut following: Option<(NodeId, Opening)> = None;
         loop {
             let told = status.borrow_and_update().clone();
             let leader = leader(&told);
-            self.told.send_replace(Some(told));
             self.leader = leader.or(self.leader);
-            if let Some(leader) = leader.filter(|leader| *leader != link.node)
-                && let Some(address) = self.nodes.get(&leader)
-                && Instant::now() >= not_before
-            {
-                let opening = Link::open(&self.quic, leader, address, self.events.clone());
-                tokio::select! {
-                    opened = opening => match opened {
-                        Ok(opened) => {
-                            link = opened;
-                            status = link.watch();
-                            self.standing.send_replace(Standing::Linked(Arc::clone(&link)));
-                            continue;
-                        }
-                        Err(problem) => {
-                            tracing::debug!(%leader, "the leader is not reached: {problem}");
-                            not_before = Instant::now() + LEADER_PAUSE;
-                        }
-                    },
-                    words = link.lost() => return self.lost(&link, words),
-                }
+            self.told.send_replace(Some(told));
+            let target =
+                leader.filter(|leader| *leader != link.node && self.nodes.contains_key(leader));
+            if following.as_ref().map(|(leader, _)| *leader) != target {
+                following = target.map(|leader| (leader, self.follow(leader)));
             }
             tokio::select! {
                 words = link.lost() => return self.lost(&link, words),
@@ -256,16 +244,62 @@ impl Keeper {
                         return self.lost(&link, "it does not serve".into());
                     }
                 }
-                _ = status.changed() => {}
+                Ok(()) = status.changed() => {}
+                Some(opened) = followed(&mut following) => {
+                    following = None;
+                    match opened {
+                        Ok(opened) => {
+                            link = opened;
+                            status = link.watch();
+                            self.standing.send_replace(Standing::Linked(Arc::clone(&link)));
+                        }
+                        Err(problem) => {
+                            tracing::debug!("the leader is not reached: {problem}");
+                            self.shunned = leader.map(|leader| (leader, Instant::now() + LEADER_PAUSE));
+                        }
+                    }
+                }
             }
         }
     }
 
-    fn lost(&self, link: &Link, words: String) -> NodeId {
+    /// Connects with the leader, once it is time to.
+    fn follow(&self, leader: NodeId) -> Opening {
+        let not_before = self.not_before(leader);
+        let (quic, events) = (Arc::clone(&self.quic), self.events.clone());
+        let address = self.nodes[&leader].clone();
+        Box::pin(async move {
+            tokio::time::sleep_until(not_before).await;
+            Link::open(&quic, leader, &address, events).await
+        })
+    }
+
+    /// When a leader may be gone to.
+    fn not_before(&self, leader: NodeId) -> Instant {
+        match self.shunned {
+            Some((shunned, until)) if shunned == leader => until,
+            _ => Instant::now(),
+        }
+    }
+
+    fn lost(&mut self, link: &Link, words: String) -> NodeId {
+        // Others may take a while to notice that it does not lead any more.
+        self.shunned = Some((link.node, Instant::now() + LEADER_PAUSE));
         tracing::info!(node = %link.node, "left: {words}");
         let standing = Standing::Connecting(format!("{}: {words}", link.node));
         self.standing.send_replace(standing);
         link.node
+    }
+}
+
+/// A connection with the leader on its way.
+type Opening = Pin<Box<dyn Future<Output = Result<Arc<Link>, String>> + Send>>;
+
+/// What came of it; none if there is none.
+async fn followed(following: &mut Option<(NodeId, Opening)>) -> Option<Result<Arc<Link>, String>> {
+    match following {
+        Some((_, opening)) => Some(opening.await),
+        None => None,
     }
 }
 
