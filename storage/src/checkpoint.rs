@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -189,8 +190,11 @@ impl CheckpointStore {
         let paths = Paths::new(group);
         let (mut database, mut latest) = (None, None);
         if exists(&*disk, &paths.file)? {
-            let opened = open_database(&*disk, &paths.file, mode, cache_bytes)?;
-            latest = read_meta(&opened, &paths.file)?;
+            let opened = sound(&paths.file, || {
+                let opened = open_database(&*disk, &paths.file, mode, cache_bytes)?;
+                latest = read_meta(&opened, &paths.file)?;
+                Ok(opened)
+            })?;
             database = Some(Arc::new(opened));
         } else if mode == CheckpointMode::Create {
             disk.create_dir_all(CHECKPOINT_DIR)
@@ -291,10 +295,12 @@ impl CheckpointStore {
             what: what.to_owned(),
         };
         let Some(pin) = self.pin()? else { return Ok(Summary::default()) };
-        let found = Summary {
-            machine: add_up(|from| pin.read_machine(from, VERIFY_PAIRS, VERIFY_BYTES))?,
-            host: add_up(|from| pin.read_host(from, VERIFY_PAIRS, VERIFY_BYTES))?,
-        };
+        let found = sound(&self.paths.file, || {
+            Ok(Summary {
+                machine: add_up(|from| pin.read_machine(from, VERIFY_PAIRS, VERIFY_BYTES))?,
+                host: add_up(|from| pin.read_host(from, VERIFY_PAIRS, VERIFY_BYTES))?,
+            })
+        })?;
         if found != pin.summary() {
             return Err(damaged("its pairs do not add up to its digests"));
         }
@@ -303,7 +309,7 @@ impl CheckpointStore {
         let Some(database) = current.database.as_mut().and_then(Arc::get_mut) else {
             return Err(CheckpointError::Pinned);
         };
-        match database.check_integrity() {
+        match sound(&self.paths.file, || Ok(database.check_integrity()))? {
             Ok(true) => Ok(found),
             Ok(false) => Err(damaged("its pages were not in order")),
             Err(error) => Err(self.sticky.fault("check a checkpoint", error)),
@@ -605,6 +611,19 @@ fn decode_meta(bytes: &[u8], path: &str) -> Result<(CheckpointMeta, Summary), Ch
         .map_err(|error| damaged(format!("its description makes no sense: {error}")))?;
     let Stored { format: _, index, position, mark, state, log_watermark, summary } = stored;
     Ok((CheckpointMeta { index, position, mark, state, log_watermark }, summary))
+}
+
+/// Does something with a file that may be damaged: redb panics where its pages make no sense.
+fn sound<T>(
+    path: &str,
+    act: impl FnOnce() -> Result<T, CheckpointError>,
+) -> Result<T, CheckpointError> {
+    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
+        Err(CheckpointError::Damaged {
+            path: path.to_owned(),
+            what: "its pages make no sense".to_owned(),
+        })
+    })
 }
 
 fn exists(disk: &dyn Disk, path: &str) -> Result<bool, CheckpointError> {
