@@ -456,6 +456,18 @@ pub trait EngineDriver: Send + Sync + 'static {
         out: &mut Output,
     ) -> Result<Box<dyn Engine>, String>;
 
+    /// Takes everything that the log of this replica holds for decided, because somebody says so who has no other replica left: what was
+    /// answered from here is in it, and so may be what was never decided. Called before [`open`](Self::open), which delivers it.
+    /// A driver that has nothing to take changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// What is stored cannot be this driver's.
+    fn take_for_decided(&self, log: &mut quorate_storage::Recovered) -> Result<(), String> {
+        let _ = log;
+        Ok(())
+    }
+
     /// Founds a group of one node on the state that another driver left. What is returned is stored, and then
     /// [`open`](Self::open) finds it, with an empty log that begins after the index.
     ///

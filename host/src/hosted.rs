@@ -7,7 +7,11 @@ use quorate_engine::engine::EngineDriver;
 use quorate_replicator::{Driver, Env, OpenError, Replicator, StateMachine};
 
 use crate::node::HostNode;
-use crate::{HostConfig, VerifyReport, verify};
+use crate::switch::Side;
+use crate::{
+    HostConfig, Leaving, MakeMachine, SwitchError, SwitchOptions, SwitchReport, VerifyReport,
+    verify,
+};
 
 /// An engine's driver, hosted: what turns a consensus without threads into a [`Replicator`].
 #[derive(Clone, Debug)]
@@ -36,6 +40,49 @@ impl<D: EngineDriver> Hosted<D> {
         machine: &dyn Fn() -> Box<dyn StateMachine>,
     ) -> Result<Vec<VerifyReport>, OpenError> {
         verify::verify(&self.driver, config, &self.config, env, machine)
+    }
+
+    /// Replays what a stopped node has stored with this driver, to the last batch that is known to be decided, for another driver to
+    /// [take over](Self::take_over). Holds the directory, and changes nothing in it but what every start changes. `machine` makes an
+    /// empty state machine for a group.
+    ///
+    /// # Errors
+    ///
+    /// See [`SwitchError`].
+    pub fn leave(
+        &self,
+        config: &D::Config,
+        env: &Env,
+        machine: MakeMachine<'_>,
+        options: &SwitchOptions,
+    ) -> Result<Leaving, SwitchError> {
+        self.side(config, env, machine).leave(options)
+    }
+
+    /// Takes over what another driver [left](Self::leave): copies the directory, writes the new data, opens them, compares them, and puts
+    /// them in force for all groups together. This node is the only voting member then. A process that is killed in between leaves the
+    /// old data in force or the new ones.
+    ///
+    /// # Errors
+    ///
+    /// See [`SwitchError`].
+    pub fn take_over(
+        &self,
+        config: &D::Config,
+        env: &Env,
+        machine: MakeMachine<'_>,
+        leaving: Leaving,
+    ) -> Result<SwitchReport, SwitchError> {
+        self.side(config, env, machine).take_over(leaving)
+    }
+
+    fn side<'a>(
+        &'a self,
+        driver_config: &'a D::Config,
+        env: &'a Env,
+        machine: MakeMachine<'a>,
+    ) -> Side<'a, D> {
+        Side { driver: &self.driver, driver_config, config: &self.config, env, machine }
     }
 }
 

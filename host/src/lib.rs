@@ -26,6 +26,7 @@ mod pinned;
 mod shared;
 mod snapshots;
 mod subscriber;
+mod switch;
 mod verify;
 mod waiters;
 mod workers;
@@ -37,4 +38,5 @@ pub use quorate_storage::{Disk, LogConfig};
 pub use snapshots::{
     OnSnapshot, SnapshotProgress, SnapshotReport, SnapshotWay, Snapshots, SnapshotsConfig,
 };
+pub use switch::{GroupSwitched, Leaving, MakeMachine, SwitchError, SwitchOptions, SwitchReport};
 pub use verify::VerifyReport;

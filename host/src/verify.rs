@@ -47,7 +47,7 @@ pub struct VerifyReport {
 
 /// Nobody asks anything of a core that only replays.
 #[derive(Debug)]
-enum Nobody {}
+pub(crate) enum Nobody {}
 
 impl Callers for Nobody {
     type Propose = ();

@@ -30,7 +30,7 @@ impl EngineDriver for Local {
         if !(1..=64).contains(&window) {
             return Err(format!("batches_in_flight = {window} is not between 1 and 64"));
         }
-        if opening.members != [opening.node] {
+        if opening.members.iter().any(|member| *member != opening.node) {
             return Err(format!(
                 "it serves one node, and {} are configured; use `kind = \"raft\"` for a cluster",
                 opening.members.len()

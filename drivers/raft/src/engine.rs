@@ -11,7 +11,7 @@ use quorate_engine::engine::{
     Placed, TimerId,
 };
 use quorate_replicator::NodeId;
-use quorate_storage::{Body, Index, Seq};
+use quorate_storage::{Body, Index, Recovered, Seq};
 
 use self::turns::succeed;
 use crate::admin::Wishes;
@@ -52,6 +52,10 @@ impl EngineDriver for RaftDriver {
     ) -> Result<Box<dyn Engine>, String> {
         let timing = config.check()?;
         Ok(Box::new(RaftEngine::open(config.clone(), timing, opening, out)?))
+    }
+
+    fn take_for_decided(&self, log: &mut Recovered) -> Result<(), String> {
+        inheriting::take_for_decided(log)
     }
 
     fn inherit(&self, config: &RaftConfig, inherited: &Inherited) -> Result<Founding, String> {
@@ -111,11 +115,6 @@ impl RaftEngine {
         if founders.len() > MEMBERS_MAX {
             return Err(format!("{} members are more than {MEMBERS_MAX}", founders.len()));
         }
-        let unread = |what: &str| {
-            format!(
-                "the {what} is not one that this driver wrote: was another driver used before? `quorate driver switch` goes from one to another"
-            )
-        };
         let stored = match &log.state {
             Some(state) => Stored::decode(state).map_err(|_| unread("state in the log"))?,
             None => Stored::default(),
@@ -294,6 +293,13 @@ impl Engine for RaftEngine {
     fn knows_all(&self) -> Result<(), String> {
         inheriting::knows_all(self)
     }
+}
+
+/// Something stored that is not this driver's.
+fn unread(what: &str) -> String {
+    format!(
+        "the {what} is not one that this driver wrote: was another driver used before? `quorate driver switch` goes from one to another"
+    )
 }
 
 /// Most bytes of undecided batches of one leader.

@@ -132,6 +132,11 @@ impl RaftCluster {
         }
     }
 
+    /// Lets go of a node without a word.
+    pub(crate) fn forget(&self, node: NodeId) {
+        self.nodes.lock().unwrap()[node.number() as usize - 1] = None;
+    }
+
     /// The nodes that run, in the order of their ids.
     pub(crate) fn nodes(&self) -> Vec<Arc<dyn Replicator>> {
         self.nodes.lock().unwrap().iter().flatten().cloned().collect()

@@ -3,7 +3,9 @@
 use quorate_engine::engine::{Founding, Inherited};
 use quorate_replicator::NodeId;
 
-use super::RaftEngine;
+use quorate_storage::Recovered;
+
+use super::{RaftEngine, unread};
 use crate::founding::names;
 use crate::members::{Mark, Members};
 use crate::stored::{Identity, Stored};
@@ -26,6 +28,16 @@ pub(super) fn found(inherited: &Inherited) -> Founding {
         identity: Some(Identity { raft: ALONE, active: true, founding }),
     };
     Founding { mark: mark.encode(), state: Some(stored.encode()) }
+}
+
+/// How far a log is decided is written after it is answered, so what was answered here may be in the log alone.
+pub(super) fn take_for_decided(log: &mut Recovered) -> Result<(), String> {
+    let Some(state) = &log.state else { return Ok(()) };
+    let mut stored = Stored::decode(state).map_err(|_| unread("state in the log"))?;
+    let last = log.entries.last().map_or(0, |entry| entry.index);
+    stored.commit = stored.commit.max(last);
+    log.state = Some(stored.encode());
+    Ok(())
 }
 
 /// A member that decides alone has decided all that is in its log; any other has to ask.
