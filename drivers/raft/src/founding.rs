@@ -217,9 +217,8 @@ impl Outside {
         }
         if self.waits {
             return format!(
-                "{} is no member of the group; it waits to be added: `quorate members add {}`",
-                self.node,
-                self.node.number()
+                "{node} is no member of the group; it waits to be added: `quorate member add {node}=HOST:PORT`",
+                node = self.node
             );
         }
         let missing = |known: &dyn Fn(&NodeId) -> bool| {
