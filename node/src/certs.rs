@@ -11,6 +11,7 @@ use crate::cli::{Global, Output, RenewArgs};
 use crate::cluster::Cluster;
 use crate::exit::{Exit, Failure};
 use crate::print_as;
+use crate::target::Way;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -92,9 +93,13 @@ pub(crate) fn renew(arguments: &RenewArgs, output: Output) -> Result<Exit, Failu
 
 /// The files that a command with these options would use.
 fn configured(global: &Global) -> Result<Vec<PathBuf>, Failure> {
-    let config = global.config().map_err(Failure::usage)?;
-    let quic = builtin::quic(&config).map_err(Failure::usage)?;
-    Ok(vec![quic.certificate_file, quic.authority_file])
+    Ok(match Way::of(global)? {
+        Way::Here(config) => {
+            let quic = builtin::quic(&config).map_err(Failure::usage)?;
+            vec![quic.certificate_file, quic.authority_file]
+        }
+        Way::There(client) => vec![client.certificate_file, client.authority_file],
+    })
 }
 
 fn as_json(file: &str, info: &CertificateInfo, now: SystemTime) -> serde_json::Value {

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use quorate::{Config, ConfigError, NodeId, Origin, ShardKey};
@@ -100,8 +101,11 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Check every stored record and checkpoint, without writing; stop the node first
     Verify,
-    /// Open the node and print what it knows of itself; not while another process has it open
-    Status,
+    /// Print how a node is doing, or with --connect each node of a cluster, and why nobody leads
+    #[command(after_help = STATUS_HELP)]
+    Status(StatusArgs),
+    /// Look at the members of a cluster, and change them while it runs
+    Member(MemberArgs),
     /// Run the configured node until SIGTERM or SIGINT; SIGHUP makes it read its certificates anew
     Serve(ServeArgs),
     /// Make the certificates and configurations of a new cluster: a directory for each node and each client
@@ -113,6 +117,10 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Certs(CertsCommand),
 }
+
+/// What the node that is printed is.
+const STATUS_HELP: &str = "\
+Without --connect the node is opened here, which is refused while another process has it open.";
 
 /// What init-cluster is given, and what it makes.
 const INIT_CLUSTER_HELP: &str = "\
@@ -138,6 +146,68 @@ Examples:
   quorate kv get acme/users 7
   quorate kv list acme/users --prefix 7 --limit 10
   quorate kv put acme/users -- -7 -Ada          after -- nothing is taken for an option";
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Print again after so many seconds, until ^C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) watch: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MemberArgs {
+    #[command(subcommand)]
+    pub(crate) command: MemberCommand,
+    /// How long a change may take, as in 90s or 5m. A change that goes on beyond it may still be done
+    #[arg(long, global = true, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub(crate) within: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MemberCommand {
+    /// Print the members, what they may do, and how they are
+    List,
+    /// Add a node that runs and waits to be added; it learns, and then votes
+    Add {
+        /// Its number, new to the cluster, and where the others reach it
+        #[arg(value_name = "n4=HOST:PORT")]
+        node: NodeAt,
+        /// It shall learn and never vote
+        #[arg(long)]
+        learner: bool,
+    },
+    /// Make a learner vote once it has caught up
+    Promote {
+        /// The learner
+        #[arg(value_name = "n4", value_parser = node_id)]
+        node: NodeId,
+    },
+    /// Remove a member; stop its node when this is done, not before
+    Remove {
+        /// The member
+        #[arg(value_name = "n2", value_parser = node_id)]
+        node: NodeId,
+    },
+    /// Put a node that runs and waits in the place of a member, in one step
+    Replace {
+        /// The member that goes
+        #[arg(value_name = "n2", value_parser = node_id)]
+        old: NodeId,
+        /// The number of the one that comes, new to the cluster, and where the others reach it
+        #[arg(value_name = "n4=HOST:PORT")]
+        new: NodeAt,
+    },
+    /// Make a voter lead
+    Transfer {
+        /// The voter
+        #[arg(value_name = "n2", value_parser = node_id)]
+        to: NodeId,
+        /// Of this group alone
+        #[arg(long, value_name = "GROUP")]
+        group: Option<u32>,
+    },
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
@@ -221,6 +291,9 @@ pub(crate) struct ImportArgs {
     /// Write a line to standard error each time that this many more frames are answered, in place of the bar
     #[arg(long, value_name = "FRAMES", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) report_every: Option<u64>,
+    /// Where to remember how far it got [default: imports in the data directory; ./quorate-import with --connect]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
     /// Start from the first line even if an earlier import of this file did not come to its end
     #[arg(long)]
     pub(crate) anew: bool,

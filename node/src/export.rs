@@ -4,29 +4,31 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use quorate::Kv;
 use quorate::kv::{OrgReadOptions, Scan};
-use quorate::{Config, Node};
 
 use crate::cli::ExportArgs;
 use crate::exit::{Exit, Failure};
-use crate::{ndjson, open, status, written};
+use crate::target::Way;
+use crate::{ndjson, status, written};
 
-pub(crate) async fn run(config: Config, arguments: &ExportArgs) -> Result<Exit, Failure> {
-    let node = open::open_existing(config).await?;
+pub(crate) async fn run(way: Way, arguments: &ExportArgs) -> Result<Exit, Failure> {
+    let target = way.open_existing().await?;
+    let kv = target.kv();
     let result = match &arguments.out {
-        None => to(&node, BufWriter::new(io::stdout().lock())).await.map(|(exit, _)| exit),
-        Some(path) => to_file(&node, path).await,
+        None => to(kv, BufWriter::new(io::stdout().lock())).await.map(|(exit, _)| exit),
+        Some(path) => to_file(kv, path).await,
     };
-    open::close(&node, result).await
+    target.close(result).await
 }
 
 /// The file appears under its name when it is complete.
-async fn to_file(node: &Node, path: &Path) -> Result<Exit, Failure> {
+async fn to_file(kv: &Kv, path: &Path) -> Result<Exit, Failure> {
     let named = |error: io::Error| Failure::usage(format!("{}: {error}", path.display()));
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let file = File::create(&temporary).map_err(named)?;
-    let done = match to(node, BufWriter::new(file)).await {
+    let done = match to(kv, BufWriter::new(file)).await {
         Ok((exit, out)) => out
             .into_inner()
             .map_err(io::IntoInnerError::into_error)
@@ -43,14 +45,13 @@ async fn to_file(node: &Node, path: &Path) -> Result<Exit, Failure> {
     done
 }
 
-async fn to<W: Write>(node: &Node, mut out: W) -> Result<(Exit, W), Failure> {
+async fn to<W: Write>(kv: &Kv, mut out: W) -> Result<(Exit, W), Failure> {
     let mut exit = Exit::Done;
     let mut last: Option<String> = None;
-    while let Some(org) = node.shards().orgs(last.as_deref(), 1).pop() {
+    while let Some(org) = next_org(kv, last.as_deref()).await? {
         let mut scan = Scan::all();
         loop {
-            let page = node
-                .kv()
+            let page = kv
                 .scan_org(&org, &scan, OrgReadOptions::default())
                 .await
                 .map_err(Failure::service)?;
@@ -73,4 +74,9 @@ async fn to<W: Write>(node: &Node, mut out: W) -> Result<(Exit, W), Failure> {
     }
     out.flush().map_err(written)?;
     Ok((exit, out))
+}
+
+async fn next_org(kv: &Kv, after: Option<&str>) -> Result<Option<String>, Failure> {
+    let mut orgs = kv.orgs(after, 1, OrgReadOptions::default()).await.map_err(Failure::service)?;
+    Ok(orgs.pop())
 }

@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use quorate::limits::{FRAME_BYTES_MAX, SESSION_UNSETTLED_MAX};
 use quorate::{
-    Commit, Config, Decision, Durability, Frame, FrameId, ProposeError, ReadError, Replicator,
-    SessionId, ShardKey,
+    Commit, Decision, Durability, Frame, FrameId, ProposeError, ReadError, Replicator, SessionId,
+    ShardKey,
 };
 use tokio::task::JoinSet;
 
@@ -36,7 +36,8 @@ use crate::import_state::ImportState;
 use crate::ndjson::{BadLine, Line, Lines};
 use crate::progress::Progress;
 use crate::summary::Summary;
-use crate::{open, operation, print_as};
+use crate::target::{Target, Way};
+use crate::{operation, print_as};
 
 /// Most frames that are in flight or not yet settled.
 const WINDOW_FRAMES: usize = SESSION_UNSETTLED_MAX;
@@ -66,21 +67,24 @@ const BAD_SHOWN_MAX: usize = 100;
 const NOT_A_FILE: &str = "only a regular file can be imported, since it is read again when the import goes on after a \
                           kill; save the lines to a file first";
 
-pub(crate) async fn run(
-    config: Config,
-    arguments: &ImportArgs,
-    output: Output,
-) -> Result<Exit, Failure> {
+pub(crate) async fn run(way: Way, arguments: &ImportArgs, output: Output) -> Result<Exit, Failure> {
     // A file that cannot be read should not cost an empty data directory.
     check(&arguments.file)?;
-    let data_dir = config.node.data_dir.clone();
-    let node = open::open(config).await?;
-    let imported = import(node.replicator(), &data_dir, arguments).await;
+    let state_dir = match &arguments.state {
+        Some(state) => state.clone(),
+        None => way.import_state()?,
+    };
+    let target = way.open().await?;
+    // What a node of this process holds in memory ends with it.
+    let forgets =
+        matches!(&target, Target::Node(node) if node.status().durability == Durability::Memory);
+    let state_dir = (!forgets).then_some(&*state_dir);
+    let imported = import(&target.replicator(), state_dir, arguments).await;
     let result = imported.and_then(|summary| {
         print_as(output, || summary.json(), || summary.to_string())?;
         Ok(if summary.is_clean() { Exit::Done } else { Exit::Problems })
     });
-    open::close(&node, result).await
+    target.close(result).await
 }
 
 /// Whether this can be an input.
@@ -102,7 +106,7 @@ fn check(file: &Path) -> Result<(), Failure> {
 /// Imports a file. The summary says how it went line by line; the error says why it could not go on.
 async fn import(
     replicator: &Arc<dyn Replicator>,
-    data_dir: &Path,
+    state_dir: Option<&Path>,
     options: &ImportArgs,
 ) -> Result<Summary, Failure> {
     let named =
@@ -115,12 +119,13 @@ async fn import(
     let digest = hasher.finalize();
 
     let status = replicator.status();
-    let (state, resumed) = match status.durability {
+    let (state, resumed) = match state_dir {
         // What is kept nowhere cannot be resumed.
-        Durability::Memory => (None, false),
-        Durability::Disk => {
+        None => (None, false),
+        Some(directory) => {
             let (state, resumed) =
-                ImportState::begin(data_dir, &digest, &options.file, options.anew).map_err(kept)?;
+                ImportState::begin(directory, &digest, &options.file, options.anew)
+                    .map_err(kept)?;
             (Some(state), resumed)
         }
     };
@@ -337,10 +342,22 @@ impl Import<'_> {
 
     async fn is_settled(&self, shard: &ShardKey, serial: u64) -> Result<bool, Failure> {
         let id = FrameId { session: self.session, serial };
-        match self.replicator.decision(shard, id, ATTEMPT).await {
-            Ok(_) => Ok(false),
-            Err(ReadError::Forgotten) => Ok(true),
-            Err(error) => Err(Failure::service(error)),
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = PAUSE_MIN;
+        loop {
+            match self.replicator.decision(shard, id, ATTEMPT).await {
+                Ok(_) => return Ok(false),
+                Err(ReadError::Forgotten) => return Ok(true),
+                // A leader is being elected, or a node comes back.
+                Err(
+                    ReadError::Timeout
+                    | ReadError::Overloaded { .. }
+                    | ReadError::Unreachable { .. },
+                ) if Instant::now() < deadline => {}
+                Err(error) => return Err(Failure::service(error)),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -547,7 +564,12 @@ impl Chunk {
 
 /// Whether a refusal passes by itself.
 fn passes(error: &ProposeError) -> bool {
-    matches!(error, ProposeError::Overloaded { .. } | ProposeError::NotLeader { .. })
+    matches!(
+        error,
+        ProposeError::Overloaded { .. }
+            | ProposeError::NotLeader { .. }
+            | ProposeError::Unreachable { .. }
+    )
 }
 
 /// Frames per second since the beginning.
@@ -617,7 +639,7 @@ mod tests {
                 .unwrap(),
             }
         }
-        ImportArgs { file, rate: None, report_every: Some(u64::MAX), anew: false }
+        ImportArgs { file, rate: None, report_every: Some(u64::MAX), state: None, anew: false }
     }
 
     /// What has to be applied, in an order that keeps the order of each key: serial by key.
@@ -651,7 +673,7 @@ mod tests {
             let arguments = write_file(directory.path());
             let node = Scripted::new(seed * 7919);
             let replicator: Arc<dyn Replicator> = Arc::<Scripted>::clone(&node);
-            let summary = import(&replicator, directory.path(), &arguments).await.unwrap();
+            let summary = import(&replicator, Some(directory.path()), &arguments).await.unwrap();
             assert_eq!(summary.bad_lines, LINES / 100, "seed {seed}");
             assert_eq!(summary.accepted, LINES - 2 * LINES / 100, "seed {seed}");
             check_applied(&node, seed);
@@ -667,11 +689,11 @@ mod tests {
             let replicator: Arc<dyn Replicator> = Arc::<Scripted>::clone(&node);
             for stop_after in [0, 1, seed * 37, 256, 1024] {
                 node.stop_after(Some(stop_after));
-                let stopped = import(&replicator, directory.path(), &arguments).await;
+                let stopped = import(&replicator, Some(directory.path()), &arguments).await;
                 assert_eq!(stopped.unwrap_err().exit, Exit::Service, "seed {seed}");
             }
             node.stop_after(None);
-            let summary = import(&replicator, directory.path(), &arguments).await.unwrap();
+            let summary = import(&replicator, Some(directory.path()), &arguments).await.unwrap();
             assert!(summary.already > 0, "seed {seed}: nothing was settled before");
             assert_eq!(summary.bad_lines, LINES / 100, "seed {seed}");
             check_applied(&node, seed);
@@ -685,14 +707,14 @@ mod tests {
         let node = Scripted::new(5);
         let replicator: Arc<dyn Replicator> = Arc::<Scripted>::clone(&node);
         node.stop_after(Some(500));
-        import(&replicator, directory.path(), &arguments).await.unwrap_err();
+        import(&replicator, Some(directory.path()), &arguments).await.unwrap_err();
         node.stop_after(None);
         node.end_sessions();
-        let failure = import(&replicator, directory.path(), &arguments).await.unwrap_err();
+        let failure = import(&replicator, Some(directory.path()), &arguments).await.unwrap_err();
         assert!(failure.message.contains("--anew"), "{}", failure.message);
         assert_eq!(node.applied().len(), 500);
         arguments.anew = true;
-        let summary = import(&replicator, directory.path(), &arguments).await.unwrap();
+        let summary = import(&replicator, Some(directory.path()), &arguments).await.unwrap();
         assert_eq!(summary.already, 0);
     }
 }

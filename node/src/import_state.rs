@@ -7,9 +7,6 @@ use std::path::{Path, PathBuf};
 use quorate::SessionId;
 use serde::{Deserialize, Serialize};
 
-/// The directory of these files in the data directory.
-const DIRECTORY: &str = "imports";
-
 /// Rises when an older version could misread the file.
 const FORMAT: u32 = 1;
 
@@ -32,17 +29,18 @@ struct Kept {
 }
 
 impl ImportState {
-    /// The unfinished import of a file with this digest, or a new one under a new session. The second value tells
+    /// The unfinished import that this directory has of a file with this digest, or a new one under a new session. The second value tells
     /// whether it is the old one.
     pub(crate) fn begin(
-        data_dir: &Path,
+        directory: &Path,
         digest: &blake3::Hash,
         file: &Path,
         anew: bool,
     ) -> io::Result<(Self, bool)> {
-        let directory = data_dir.join(DIRECTORY);
-        fs::create_dir_all(&directory)?;
-        File::open(data_dir)?.sync_all()?;
+        fs::create_dir_all(directory)?;
+        if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            File::open(parent)?.sync_all()?;
+        }
         let path = directory.join(format!("{digest}.json"));
         let earlier = match fs::read(&path) {
             Ok(bytes) => Some(Kept::read(&path, &bytes)?),
@@ -143,7 +141,7 @@ mod tests {
         assert!(resumed && again.is_open_in(0) && !again.is_open_in(1));
         assert_eq!(again.session(), first.session());
         again.finish().unwrap();
-        let left = fs::read_dir(directory.path().join(DIRECTORY)).unwrap().count();
+        let left = fs::read_dir(directory.path()).unwrap().count();
         assert_eq!(left, 0, "a finished import left something behind");
 
         let (third, resumed) = begin(false);

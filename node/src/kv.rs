@@ -7,32 +7,29 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use quorate::kv::{DeleteOptions, Entry, KvError, KvReadError, PutOptions, ReadOptions, Scan};
 use quorate::limits::FRAME_BYTES_MAX;
-use quorate::{Config, Kv, ProposeError, SessionError, ShardKey};
+use quorate::{Kv, ProposeError, SessionError, ShardKey};
 use serde_json::json;
 
 use crate::cli::{KvCommand, Output};
 use crate::exit::{Exit, Failure};
-use crate::{open, print, print_as, written};
+use crate::target::Way;
+use crate::{print, print_as, written};
 
 /// How long the end of a session is waited for; nothing depends on it.
 const CLOSE_WITHIN: Duration = Duration::from_millis(500);
 
-pub(crate) async fn run(
-    config: Config,
-    command: &KvCommand,
-    output: Output,
-) -> Result<Exit, Failure> {
+pub(crate) async fn run(way: Way, command: &KvCommand, output: Output) -> Result<Exit, Failure> {
     // Read before the node is opened, so that nobody waits for the data directory while someone types.
     let value = match command {
         KvCommand::Put { value, .. } if value == "-" => Some(standard_input()?),
         KvCommand::Put { value, .. } => Some(value.clone().into_bytes()),
         _ => None,
     };
-    let node = match command {
-        KvCommand::Put { .. } => open::open(config).await?,
-        _ => open::open_existing(config).await?,
+    let target = match command {
+        KvCommand::Put { .. } => way.open().await?,
+        _ => way.open_existing().await?,
     };
-    let kv = node.kv();
+    let kv = target.kv();
     let result = match command {
         KvCommand::Get { shard, key } => get(kv, shard, key, output).await,
         KvCommand::Put { shard, key, .. } => {
@@ -47,7 +44,7 @@ pub(crate) async fn run(
         // The group ends it by itself after a while without use.
         tracing::info!(%error, "the session of this command was not closed");
     }
-    open::close(&node, result).await
+    target.close(result).await
 }
 
 fn standard_input() -> Result<Vec<u8>, Failure> {

@@ -10,6 +10,7 @@ mod import;
 mod import_state;
 mod init_cluster;
 mod kv;
+mod member;
 mod ndjson;
 mod open;
 mod operation;
@@ -19,6 +20,7 @@ mod scripted;
 mod serve;
 mod status;
 mod summary;
+mod target;
 mod verify;
 
 use std::io::{self, IsTerminal as _, Write};
@@ -29,6 +31,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::{CertsCommand, Cli, Command, Output};
 use crate::exit::{Exit, Failure};
+use crate::target::Way;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -47,13 +50,15 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
     let Cli { global, command } = cli;
     let output = global.output;
     let config = || global.config().map_err(Failure::usage);
+    let way = || Way::of(global);
     match command {
         Command::Config(command) => config_command::run(&config()?, command, output),
         Command::Verify => verify::run(&config()?, output),
-        Command::Import(arguments) => in_runtime(import::run(config()?, arguments, output)),
-        Command::Export(arguments) => in_runtime(export::run(config()?, arguments)),
-        Command::Kv(command) => in_runtime(kv::run(config()?, command, output)),
-        Command::Status => in_runtime(status::run(config()?, output)),
+        Command::Import(arguments) => in_runtime(import::run(way()?, arguments, output)),
+        Command::Export(arguments) => in_runtime(export::run(way()?, arguments)),
+        Command::Kv(command) => in_runtime(kv::run(way()?, command, output)),
+        Command::Status(arguments) => in_runtime(status::run(way()?, arguments, output)),
+        Command::Member(arguments) => in_runtime(member::run(way()?, arguments, output)),
         Command::Serve(arguments) => in_runtime(serve::run(config()?, arguments)),
         Command::InitCluster(arguments) => {
             init_cluster::cluster(arguments, global.driver.as_deref(), output)

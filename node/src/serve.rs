@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use crate::certs;
 use crate::cli::ServeArgs;
 use crate::exit::{Exit, Failure};
-use crate::open;
+use crate::{open, status};
 
 /// How often it is looked at what no event tells, such as why the node waits.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -214,7 +214,7 @@ impl Lines {
 }
 
 fn health(status: &Status) -> String {
-    match &status.health {
+    match status::health(status) {
         Health::Ready => "is ready".into(),
         Health::Waiting { reason } => format!("waits: {reason}"),
         Health::StorageFull => {

@@ -79,6 +79,12 @@ impl Process {
         kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
     }
 
+    /// Ends it at once, as a power cut does.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     pub(crate) fn close_stdin(&mut self) {
         self.child.stdin = None;
     }
