@@ -504,6 +504,11 @@ async fn a_node_that_closes_tells_its_clients() {
     let (mut sender, mut receiver) = link.open_lane().await.unwrap().split();
     sender.send(vec![Bytes::from("hello")]).await.unwrap();
     assert_eq!(take(&mut receiver, 1).await, ["hello"]);
+    // One that is served without looking at its lane.
+    echo.held.send_replace(true);
+    let (mut other, mut back) = link.open_lane().await.unwrap().split();
+    other.send(vec![Bytes::from("held")]).await.unwrap();
+    assert_eq!(take(&mut back, 1).await, ["held"]);
     let at = node.listens_on();
     node.close().await;
     assert_eq!((echo.serving(), node.status().tasks), (0, 0), "nothing is served any more");

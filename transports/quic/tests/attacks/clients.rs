@@ -2,6 +2,7 @@
 
 use quorate_replicator::ClusterId;
 use quorate_replicator::limits::MESSAGE_BYTES_MAX;
+use quorate_transport_quic::LaneError;
 use rcgen::ExtendedKeyUsagePurpose as Usage;
 
 use super::attacker::{Line, Papers, dial, listener, tls_client, tls_server};
@@ -66,6 +67,11 @@ async fn a_client_that_greets_as_somebody_else_is_refused() {
         (wire::client_hello(u32::MAX, cluster, b"ops"), "speaks version 4294967295"),
         (wire::frame(wire::MESSAGE, b"m"), "a frame of kind Message came where ClientHello"),
         (wire::frame(wire::WELCOME, &[0; 40]), "a frame of kind Welcome came where ClientHello"),
+        // By the head alone: nothing large is waited for.
+        (
+            [wire::head(wire::MESSAGE, MESSAGE_BYTES_MAX as u32), vec![0; 4]].concat(),
+            "a frame of kind Message came where ClientHello",
+        ),
         (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "does not exist"),
         (hello(b"ops")[..20].to_vec(), "the stream ends in the middle of a frame"),
     ] {
@@ -246,4 +252,36 @@ async fn a_client_speaks_with_nodes_alone() {
     let words = answered(cluster, &expired.signed_by(&honest.signer()), welcome(BAD)).await;
     assert!(words.contains("n2's certificate expired"), "{words}");
     honest.stands("answers").await;
+}
+
+#[tokio::test]
+async fn what_is_no_message_from_a_node_ends_the_lane_for_good() {
+    let honest = Honest::open(limits());
+    let welcome = wire::welcome(1, honest.cluster.id, BAD, 5, 16);
+    let attacker = listener(tls_server(&honest.papers(BAD)));
+    let at = attacker.local_addr().unwrap().to_string();
+    // What is left after the first length would be a message.
+    let frames = wire::frame(wire::MESSAGES, b"\xff\xff\x01\0a");
+    let serving = tokio::spawn(async move {
+        let connection = attacker.accept().await.unwrap().await.unwrap();
+        for answer in [welcome, frames] {
+            let (mut send, _recv) = connection.accept_bi().await.unwrap();
+            send.write_all(&answer).await.unwrap();
+            let _ = send.finish();
+        }
+        connection.closed().await.to_string()
+    });
+    let client = honest.cluster.client("ops");
+    let link = client.connect(&at).await.unwrap();
+    let (mut sender, mut receiver) = link.open_lane().await.unwrap().split();
+    sender.send(vec!["m".into()]).await.unwrap();
+    let error = receiver.next().await.unwrap_err();
+    let words = format!("n2 at {at} broke the protocol: a frame of kind Messages cannot be read");
+    assert_eq!(error, LaneError::Protocol { problem: words.clone() });
+    assert_eq!(receiver.next().await, Err(error), "however often it is asked");
+    assert_eq!(link.closed().await, words);
+    let told = serving.await.unwrap();
+    assert!(told.contains(&words), "the node is told: {told}");
+    client.close().await;
+    honest.stands("lanes of a node").await;
 }
