@@ -21,6 +21,9 @@ const SESSION_CALLERS: usize = 256;
 /// How long a call may take before it counts as failed.
 const CALL_WITHIN: Duration = Duration::from_secs(10);
 
+/// Latencies above this count as this: no call is waited for longer.
+const LATENCY_MAX_US: u64 = 60_000_000;
+
 /// Problems that are shown; the rest are counted.
 const PROBLEMS_SHOWN_MAX: u64 = 3;
 
@@ -117,7 +120,8 @@ struct Measured {
 
 impl Measured {
     fn new() -> Self {
-        let latency = Histogram::new(3).expect("three digits are possible");
+        let latency = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3);
+        let latency = latency.expect("three digits are possible");
         Self { latency, moments: Vec::new() }
     }
 
@@ -130,7 +134,7 @@ impl Measured {
     }
 
     fn add(&mut self, other: &Self) {
-        self.latency.add(&other.latency).expect("both grow as they need to");
+        self.latency.add(&other.latency).expect("both have the same bounds");
         self.moments.extend(&other.moments);
     }
 
