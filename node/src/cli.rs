@@ -106,8 +106,13 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Look at the members of a cluster, and change them while it runs
     Member(MemberArgs),
+    /// Measure how fast a cluster, or the node of a data directory, answers; it writes into org quorate, namespace bench
+    Bench(BenchArgs),
     /// Run the configured node until SIGTERM or SIGINT; SIGHUP makes it read its certificates anew
     Serve(ServeArgs),
+    /// Run a cluster of processes on this machine, for a try; data and certificates stay in its directory
+    #[command(after_help = DEV_HELP, args_conflicts_with_subcommands = true)]
+    Dev(DevArgs),
     /// Make the certificates and configurations of a new cluster: a directory for each node and each client
     #[command(after_help = INIT_CLUSTER_HELP)]
     InitCluster(InitClusterArgs),
@@ -121,6 +126,13 @@ pub(crate) enum Command {
 /// What the node that is printed is.
 const STATUS_HELP: &str = "\
 Without --connect the node is opened here, which is refused while another process has it open.";
+
+/// What a try looks like.
+const DEV_HELP: &str = "\
+Examples:
+  quorate dev                       one node, driver local
+  quorate dev --nodes 3             three nodes, driver raft
+  quorate dev kill-leader           what the loss of the leader costs, while it runs";
 
 /// What init-cluster is given, and what it makes.
 const INIT_CLUSTER_HELP: &str = "\
@@ -153,6 +165,25 @@ pub(crate) struct StatusArgs {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
         value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) watch: Option<u64>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Callers at once, each of which waits for its answer before it calls again
+    #[arg(long, default_value_t = 64, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=100_000))]
+    pub(crate) clients: usize,
+    /// Bytes of a value
+    #[arg(long, default_value_t = 100, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(0..=1_000_000))]
+    pub(crate) value_bytes: usize,
+    /// Keys that are drawn from
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keys: u64,
+    /// Of a hundred calls, how many read
+    #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(..=100))]
+    pub(crate) reads: u8,
+    /// How long, as in 10s
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(crate) time: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -206,6 +237,31 @@ pub(crate) enum MemberCommand {
         /// Of this group alone
         #[arg(long, value_name = "GROUP")]
         group: Option<u32>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<DevCommand>,
+    /// How many nodes, 1 to 9 [default: 1, or those that the directory has]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub(crate) nodes: Option<u8>,
+    /// Where data and certificates are kept
+    #[arg(long, value_name = "DIR", default_value = "quorate-dev")]
+    pub(crate) dir: PathBuf,
+    /// The port of n1, with those of the others after it [default: free ones]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) base_port: Option<u16>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DevCommand {
+    /// Kill the leader while somebody writes; print who leads then, the longest gap, and what was lost
+    KillLeader {
+        /// The directory of the `quorate dev` that runs
+        #[arg(long, value_name = "DIR", default_value = "quorate-dev")]
+        dir: PathBuf,
     },
 }
 

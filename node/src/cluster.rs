@@ -180,6 +180,11 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Whether a directory is of a cluster.
+    pub(crate) fn is_in(directory: &Path) -> bool {
+        directory.join(CLUSTER_FILE).exists()
+    }
+
     /// Reads what stands in a cluster's directory.
     ///
     /// # Errors

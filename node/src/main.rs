@@ -1,14 +1,17 @@
 //! The `quorate` binary.
 
+mod bench;
 mod certs;
 mod cli;
 mod cluster;
 mod config_command;
+mod dev;
 mod exit;
 mod export;
 mod import;
 mod import_state;
 mod init_cluster;
+mod kill_leader;
 mod kv;
 mod member;
 mod ndjson;
@@ -29,7 +32,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{CertsCommand, Cli, Command, Output};
+use crate::cli::{CertsCommand, Cli, Command, DevArgs, DevCommand, Output};
 use crate::exit::{Exit, Failure};
 use crate::target::Way;
 
@@ -59,7 +62,12 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Kv(command) => in_runtime(kv::run(way()?, command, output)),
         Command::Status(arguments) => in_runtime(status::run(way()?, arguments, output)),
         Command::Member(arguments) => in_runtime(member::run(way()?, arguments, output)),
+        Command::Bench(arguments) => in_runtime(bench::run(way()?, arguments, output)),
         Command::Serve(arguments) => in_runtime(serve::run(config()?, arguments)),
+        Command::Dev(DevArgs { command: Some(DevCommand::KillLeader { dir }), .. }) => {
+            in_runtime(kill_leader::run(dir, output))
+        }
+        Command::Dev(arguments) => in_runtime(dev::run(global, arguments)),
         Command::InitCluster(arguments) => {
             init_cluster::cluster(arguments, global.driver.as_deref(), output)
         }
