@@ -1,5 +1,8 @@
 //! The drivers and transports that this build has: the only place that knows every one.
 
+#[cfg(feature = "hosted")]
+mod switch;
+
 use quorate_replicator::Registry;
 
 use crate::node;
@@ -8,6 +11,8 @@ use crate::{Config, ConfigError};
 
 #[cfg(feature = "hosted")]
 pub use hosted::{VerifyReport, verify};
+#[cfg(feature = "hosted")]
+pub use switch::{GroupSwitched, Held, SwitchError, SwitchOptions, SwitchReport, held, switch};
 
 /// The drivers of this build, with what the configuration says about every driver, and how to get the others.
 #[cfg_attr(not(feature = "hosted"), allow(unused_variables, reason = "no driver is built in"))]
@@ -134,16 +139,22 @@ mod hosted {
         config: &Config,
     ) -> Result<Vec<VerifyReport>, NodeError> {
         let table = table_of(driver, config)?;
-        let node = NodeId::new(config.node.id);
-        let mut env = Env::new(node, &config.node.data_dir, Arc::new(MonotonicClock::new()), 0);
-        env.durability = config.node.durability;
-        env.members = config.node.members();
+        let env = env(config, config.node.members());
         let bytes_max = config.shard.state_bytes_max;
         let machine = || -> Box<dyn StateMachine> {
             let shards = Shards::builder().limit(|limits| limits.state_bytes_max = bytes_max);
             Box::new(shards.build().0)
         };
         Ok(driver.verify(&table, &env, &machine)?)
+    }
+
+    /// For work on a stopped node's directory.
+    pub(super) fn env(config: &Config, members: Vec<NodeId>) -> Env {
+        let node = NodeId::new(config.node.id);
+        let mut env = Env::new(node, &config.node.data_dir, Arc::new(MonotonicClock::new()), 0);
+        env.durability = config.node.durability;
+        env.members = members;
+        env
     }
 
     /// Reads the table of a driver as its opening would.

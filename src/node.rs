@@ -502,4 +502,18 @@ pub enum NodeError {
     /// The system has no random source.
     #[error("no random source: {0}")]
     Random(std::io::Error),
+    /// Its data did not go to another driver.
+    #[cfg(feature = "hosted")]
+    #[error(transparent)]
+    Switch(quorate_host::SwitchError),
+}
+
+#[cfg(feature = "hosted")]
+impl From<quorate_host::SwitchError> for NodeError {
+    fn from(error: quorate_host::SwitchError) -> Self {
+        match error {
+            quorate_host::SwitchError::Open(error) => Self::Open(error),
+            error => Self::Switch(error),
+        }
+    }
 }

@@ -61,19 +61,21 @@ impl<D: EngineDriver> Hosted<D> {
 
     /// Takes over what another driver [left](Self::leave): copies the directory, writes the new data, opens them, compares them, and puts
     /// them in force for all groups together. This node is the only voting member then. A process that is killed in between leaves the
-    /// old data in force or the new ones.
+    /// old data in force or the new ones. `agrees` is asked before they are put in force, when `machine` has made a machine for each
+    /// group and it holds the state of the new data: what the caller has to compare is compared there.
     ///
     /// # Errors
     ///
-    /// See [`SwitchError`].
+    /// See [`SwitchError`], and what `agrees` says.
     pub fn take_over(
         &self,
         config: &D::Config,
         env: &Env,
         machine: MakeMachine<'_>,
         leaving: Leaving,
+        agrees: &dyn Fn() -> Result<(), SwitchError>,
     ) -> Result<SwitchReport, SwitchError> {
-        self.side(config, env, machine).take_over(leaving)
+        self.side(config, env, machine).take_over(leaving, agrees)
     }
 
     fn side<'a>(

@@ -38,5 +38,7 @@ pub use quorate_storage::{Disk, LogConfig};
 pub use snapshots::{
     OnSnapshot, SnapshotProgress, SnapshotReport, SnapshotWay, Snapshots, SnapshotsConfig,
 };
-pub use switch::{GroupSwitched, Leaving, MakeMachine, SwitchError, SwitchOptions, SwitchReport};
+pub use switch::{
+    GroupSwitched, Held, Leaving, MakeMachine, SwitchError, SwitchOptions, SwitchReport, held,
+};
 pub use verify::VerifyReport;

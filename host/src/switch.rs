@@ -25,16 +25,50 @@ use quorate_engine::{
     Start, Stores, StoresConfig,
 };
 use quorate_replicator::{
-    Durability, Env, GroupId, NodeId, OpenError, Position, SessionId, StateMachine,
+    ClusterId, Durability, Env, GroupId, NodeId, OpenError, Position, SessionId, StateMachine,
 };
-use quorate_storage::{CheckpointMode, CheckpointStore, DataDir, DataMode, Group, RealDisk};
+use quorate_storage::{
+    CheckpointMode, CheckpointStore, DataDir, DataMode, Group, Identity, RealDisk,
+};
 use thiserror::Error;
 
 use crate::verify::Nobody;
 use crate::{HostConfig, files};
 
-/// Makes an empty state machine, for each group and once more for each to compare.
+/// Makes an empty state machine for a group.
 pub type MakeMachine<'a> = &'a dyn Fn(GroupId) -> Box<dyn StateMachine>;
+
+/// Whose a data directory is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Held {
+    /// The driver that wrote it.
+    pub driver: String,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node.
+    pub node: NodeId,
+    /// How many groups it has.
+    pub groups: u32,
+}
+
+/// Whose a data directory is, without locking or checking it; none if it is not set up.
+///
+/// # Errors
+///
+/// It cannot be read, or its MANIFEST is damaged.
+pub fn held(data_dir: &Path) -> Result<Option<Held>, OpenError> {
+    let found = DataDir::peek(&RealDisk::new(data_dir)).map_err(|error| OpenError::Directory {
+        directory: data_dir.display().to_string(),
+        problem: error.to_string(),
+    })?;
+    Ok(found.map(|Identity { cluster, node, driver, groups }| Held {
+        driver,
+        cluster: ClusterId::new(cluster),
+        node: NodeId::new(node),
+        groups,
+    }))
+}
 
 /// How a directory goes to another driver.
 #[derive(Clone, Debug, Default)]
@@ -142,12 +176,10 @@ pub enum SwitchError {
     },
     /// What the new driver opened is not what the old one left: a bug, or a disk that does not keep what it is given.
     #[error(
-        "{group}: the new driver has {found}, the old one left {left}. Nothing was changed; run `quorate verify`, and report this if \
-         that finds nothing"
+        "the new driver has {found}, the old one left {left}. Nothing was changed; run `quorate verify`, and report this if that \
+         finds nothing"
     )]
     Differs {
-        /// The group.
-        group: GroupId,
         /// What the new driver has.
         found: String,
         /// What the old one left.
@@ -229,7 +261,11 @@ impl<D: EngineDriver> Side<'_, D> {
     }
 
     /// See [`Hosted::take_over`](crate::Hosted::take_over).
-    pub(crate) fn take_over(&self, leaving: Leaving) -> Result<SwitchReport, SwitchError> {
+    pub(crate) fn take_over(
+        &self,
+        leaving: Leaving,
+        agrees: &dyn Fn() -> Result<(), SwitchError>,
+    ) -> Result<SwitchReport, SwitchError> {
         let Leaving { mut directory, from, name, groups, backup } = leaving;
         if from == D::NAME {
             return Err(SwitchError::Same { directory: name, driver: from.into() });
@@ -246,7 +282,8 @@ impl<D: EngineDriver> Side<'_, D> {
         let built = directory
             .copy_to(&RealDisk::new(&backup.path))
             .map_err(|error| written.failed("copy the data directory", &error))
-            .and_then(|_| self.build(&directory, groups, &written));
+            .and_then(|_| self.build(&directory, groups, &written))
+            .and_then(|built| agrees().map(|()| built));
         let (begun, groups) = match built {
             Ok(built) => built,
             Err(error) => {
@@ -322,16 +359,18 @@ impl<D: EngineDriver> Side<'_, D> {
             let mut core = self.begin(group, stored, &directory, vec![self.env.node])?;
             let found = core.inheritance();
             if found != state {
-                let (found, left) = (format!("{found:?}"), format!("{state:?}"));
-                return Err(SwitchError::Differs { group, found, left });
+                let found = format!("{group} with {found:?}");
+                return Err(SwitchError::Differs { found, left: format!("{state:?}") });
             }
             turn(&mut core)?;
             let members = core.status().members;
             if !core.is_ready() || members != [self.env.node] {
                 return Err(SwitchError::Differs {
-                    group,
-                    found: format!("{members:?} as voters, and serves: {}", core.is_ready()),
-                    left: format!("{} alone, to serve at once", self.env.node),
+                    found: format!(
+                        "{group} with {members:?} as voters, ready: {}",
+                        core.is_ready()
+                    ),
+                    left: format!("it to {} alone, ready", self.env.node),
                 });
             }
             switched.push(GroupSwitched {

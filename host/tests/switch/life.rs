@@ -109,10 +109,16 @@ impl Home {
             }
         }?;
         match to {
-            Kind::Local => Hosted::new(Local, config).take_over(&local, &env, &machine, leaving),
-            Kind::Raft => {
-                Hosted::new(RaftDriver, config).take_over(&self.raft, &env, &machine, leaving)
+            Kind::Local => {
+                Hosted::new(Local, config).take_over(&local, &env, &machine, leaving, &|| Ok(()))
             }
+            Kind::Raft => Hosted::new(RaftDriver, config).take_over(
+                &self.raft,
+                &env,
+                &machine,
+                leaving,
+                &|| Ok(()),
+            ),
         }
     }
 

@@ -193,7 +193,7 @@ async fn a_replica_that_cannot_know_all_unless_it_is_told_to_go_on_from_what_it_
     assert!(matches!(error, SwitchError::Unsure { .. }), "{words}");
     for part in [
         "n1 is one of 3 voters (n1, n2 and n3)",
-        "member remove 2`, `quorate member remove 3`",
+        "member remove n2`, `quorate member remove n3`",
         "--from-this-replica",
     ] {
         assert!(words.contains(part), "{words}");

@@ -62,7 +62,7 @@ pub(super) fn knows_all(engine: &RaftEngine) -> Result<(), String> {
         ));
     }
     let others = voters.iter().filter(|voter| **voter != node);
-    let others: Vec<_> = others.map(|voter| voter.number().to_string()).collect();
+    let others: Vec<_> = others.map(NodeId::to_string).collect();
     Err(format!(
         "{node} is one of {} voters ({all}), and what the others have decided without it is not here: start the cluster, remove \
          the others while {node} runs (`quorate member remove {}`), and stop {node} when it is the only voter",
