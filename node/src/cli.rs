@@ -101,6 +101,9 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Check every stored record and checkpoint, without writing; stop the node first
     Verify,
+    /// Say which driver a data directory has, or take it to another one with all that is in it; stop the node first
+    #[command(subcommand)]
+    Driver(DriverCommand),
     /// Print how a node is doing, or with --connect each node of a cluster, and why nobody leads
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
@@ -410,6 +413,40 @@ pub(crate) enum ConfigCommand {
     Check,
     /// Print every key with the value in force and where it comes from
     Explain,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DriverCommand {
+    /// Print which driver the data directory has
+    Show,
+    /// Take the data directory to another driver: every record, revision and session goes on
+    #[command(after_help = SWITCH_HELP)]
+    Switch(SwitchArgs),
+}
+
+/// What a switch does, and what comes after it.
+const SWITCH_HELP: &str = "\
+The node must be stopped. Its directory is copied first; then everything that it knows to be decided is written anew for
+the other driver, read back and compared, and put in force at once: a command that is killed leaves the directory as it
+was, or as it is to be. The node is the only voter then. Set `kind` in [driver], start it, and add the others:
+
+  quorate driver switch --to raft --config n1.toml
+  quorate serve --config n1.toml
+  quorate member add n2=HOST:PORT --connect client.toml
+
+From raft, remove the other voters first; a replica that is not the only voter may lack what others have decided.";
+
+#[derive(Debug, Args)]
+pub(crate) struct SwitchArgs {
+    /// The driver that shall have it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) to: String,
+    /// Go on from what this replica has, and lose what only others have. Never on two replicas of a cluster
+    #[arg(long)]
+    pub(crate) from_this_replica: bool,
+    /// Where to copy the directory to, new or empty [default: beside it, with .before-switch-1 behind its name]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) backup: Option<PathBuf>,
 }
 
 fn shard(text: &str) -> Result<ShardKey, String> {

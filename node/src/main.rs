@@ -6,6 +6,7 @@ mod cli;
 mod cluster;
 mod config_command;
 mod dev;
+mod driver_command;
 mod exit;
 mod export;
 mod import;
@@ -57,6 +58,7 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
     match command {
         Command::Config(command) => config_command::run(&config()?, command, output),
         Command::Verify => verify::run(&config()?, output),
+        Command::Driver(command) => driver_command::run(&config()?, command, output),
         Command::Import(arguments) => in_runtime(import::run(way()?, arguments, output)),
         Command::Export(arguments) => in_runtime(export::run(way()?, arguments)),
         Command::Kv(command) => in_runtime(kv::run(way()?, command, output)),
