@@ -29,10 +29,12 @@
 //! | R11 | by R3 after crashes: a decision whose bodies came after its votes would not be on a majority |
 //!
 //! Beside them: batches are proposed only while they are wanted, none is invented, reads see what was delivered before they
-//! were asked, no input makes an engine panic or fault, and the same inputs give the same outputs.
+//! were asked, no input makes an engine panic or fault, the same inputs give the same outputs, and a driver that takes over what
+//! another one has decided goes on from there.
 
 mod durability;
 mod foreign;
+mod inheritance;
 mod log_model;
 mod membership;
 mod network;
@@ -49,6 +51,7 @@ use quorate_engine::engine::EngineDriver;
 
 pub use durability::{a_crash_loses_nothing_that_was_delivered, deliveries_wait_for_their_write};
 pub use foreign::inputs_for_others_do_no_harm;
+pub use inheritance::what_is_inherited_goes_on_with_one_node;
 pub use membership::{
     a_lost_disk_never_votes_again, members_change_under_faults, members_come_and_go,
 };
@@ -138,6 +141,7 @@ cases![
     members_come_and_go,
     members_change_under_faults,
     a_lost_disk_never_votes_again,
+    what_is_inherited_goes_on_with_one_node,
     the_same_seed_gives_the_same_outputs,
 ];
 
