@@ -66,6 +66,15 @@ pub(crate) fn renew(arguments: &RenewArgs, output: Output) -> Result<Exit, Failu
     let directory = out.clone().unwrap_or_else(|| authority.join(&name));
     let maker = cluster.maker(authority)?;
     if directory.exists() {
+        let old = directory.join(if node.is_some() { "node.pem" } else { "client.pem" });
+        let found = CertificateInfo::read(&old).map_err(Failure::usage)?;
+        if found[0].subject.as_ref() != Some(&subject) {
+            return Err(Failure::usage(format!(
+                "{} is of {}, not of {name} in this cluster; name {name}'s directory with --out",
+                old.display(),
+                found[0].common_name
+            )));
+        }
         maker.renew(&directory, &subject, *validity_days)?;
     } else if node.is_some() {
         return Err(Failure::usage(format!(

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use quorate::{AdminError, Client, GroupStatus, Health, MemberChange, MemberRole, NodeId, Status};
+use quorate::{Client, GroupStatus, Health, MemberChange, MemberRole, NodeId, Status};
 use serde_json::json;
 
 use crate::cli::{MemberArgs, MemberCommand, Output};
@@ -62,7 +62,7 @@ async fn act(client: &Client, arguments: &MemberArgs, output: Output) -> Result<
         }
     };
     let words = change.to_string();
-    client.replicator().change_members(change, *within).await.map_err(|error| failed(&error))?;
+    client.replicator().change_members(change, *within).await.map_err(Failure::service)?;
     print_as(output, || json!({ "done": words }), || done)?;
     Ok(Exit::Done)
 }
@@ -89,7 +89,7 @@ async fn transfer(
         )));
     }
     for group in &wanted {
-        replicator.transfer(*group, to, within).await.map_err(|error| failed(&error))?;
+        replicator.transfer(*group, to, within).await.map_err(Failure::service)?;
     }
     print_as(
         output,
@@ -150,14 +150,4 @@ async fn list(client: &Client, output: Output) -> Result<Exit, Failure> {
 fn members(group: &GroupStatus) -> impl Iterator<Item = (NodeId, MemberRole)> {
     let voters = group.members.iter().map(|node| (*node, MemberRole::Voter));
     voters.chain(group.learners.iter().map(|node| (*node, MemberRole::Learner)))
-}
-
-fn failed(error: &AdminError) -> Failure {
-    match error {
-        // Nothing was changed, and the words say what to do.
-        AdminError::Refused { .. } | AdminError::Unsupported { .. } => {
-            Failure { exit: Exit::Problems, message: error.to_string() }
-        }
-        error => Failure::service(error),
-    }
 }

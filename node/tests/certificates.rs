@@ -137,6 +137,9 @@ fn certificates_are_shown_and_renewed_without_another_program() {
 
     refused(&renew(&["--node", "n3"]), "cluster has no n3; `quorate init-node`");
     refused(&renew(&["--node", "n2", "--out", "elsewhere"]), "elsewhere does not exist");
+    let other = renew(&["--node", "n2", "--out", "cluster/n1"]);
+    refused(&other, "cluster/n1/node.pem is of n1, not of n2 in this cluster");
+    refused(&renew(&["--node", "n2", "--out", "."]), "node.pem: No such file");
     refused(&renew(&[]), "--node");
     let elsewhere = place.run_bare(&["certs", "renew", "--authority", ".", "--node", "n1"]);
     refused(&elsewhere, "name the directory that `quorate init-cluster` made");

@@ -140,6 +140,27 @@ fn the_status_says_who_is_missing_and_why_nobody_leads() {
 }
 
 #[test]
+fn the_status_is_watched_until_somebody_ends_it() {
+    let cluster = Cluster::new(1, "local");
+    let mut node = cluster.serve(1);
+    node.wait_for("is ready");
+    let mut watching = cluster
+        .command(&["status", "--watch", "1", "-o", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines: Vec<_> = BufReader::new(watching.stdout.take().unwrap())
+        .lines()
+        .take(2)
+        .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap())
+        .collect();
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines.iter().all(|line| line["nodes"][0]["health"] == "ready"), "{lines:?}");
+}
+
+#[test]
 fn members_come_and_go_while_the_cluster_runs() {
     let cluster = Cluster::new(3, "raft");
     let mut nodes = cluster.serve_all();
@@ -181,7 +202,7 @@ fn members_come_and_go_while_the_cluster_runs() {
 
     // What is so already is done already, and what cannot be is refused with the reason.
     cluster.ok(&["member", "remove", "n2"]);
-    refused(&cluster.run(&["member", "transfer", "n1"]), 1, "refused: ");
+    refused(&cluster.run(&["member", "transfer", "n1"]), 4, "refused: ");
     refused(&cluster.run(&["member", "transfer", "n3", "--group", "7"]), 2, "the cluster has 1");
 }
 

@@ -2,7 +2,10 @@
 
 mod common;
 
+use std::time::{Duration, SystemTime};
+
 use common::process::{Cluster, Process};
+use quorate::certificates::{Authority, CertificateInfo, Validity};
 use rustix::process::Signal;
 
 /// The process that leads, and the others.
@@ -76,6 +79,25 @@ fn certificates_are_read_anew_on_a_signal() {
     node.wait_for("goes on with the certificates it has");
     node.signal(Signal::TERM);
     assert_eq!(node.end().0, 0);
+}
+
+#[test]
+fn a_certificate_that_ends_soon_is_told_with_the_way_out() {
+    let cluster = Cluster::new(1, "raft");
+    let at = |name: &str| cluster.place.path(&format!("cluster/{name}"));
+    let authority = Authority::load(&at("authority.pem"), &at("authority.key")).unwrap();
+    let subject = CertificateInfo::read(&at("n1/node.pem")).unwrap().remove(0).subject.unwrap();
+    let hour = Duration::from_secs(60 * 60);
+    let now = SystemTime::now();
+    let validity = Validity { not_before: now - 4 * hour, not_after: now + hour };
+    for file in ["n1/node.pem", "n1/node.key"] {
+        std::fs::remove_file(at(file)).unwrap();
+    }
+    let issued = authority.issue(&subject, validity).unwrap();
+    issued.save(&at("n1/node.pem"), &at("n1/node.key")).unwrap();
+    let mut node = cluster.serve(1);
+    let line = node.wait_for("warns: n1 in ");
+    assert!(line.contains("left; renew it with `quorate certs renew`, then kill -HUP"), "{line}");
 }
 
 #[test]
