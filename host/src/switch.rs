@@ -9,7 +9,7 @@
 //! ```
 //!
 //! 1. Before the MANIFEST names the new data nothing of the old is changed, but for what every start changes; one rename puts all groups
-//!    in force together. See `docs/decisions/0015`.
+//!    in force together. See `docs/decisions/0016`.
 //! 2. What is put in force was opened by the new driver, and is what the old one left.
 
 use std::collections::BTreeMap;
