@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
 pub(crate) mod process;
+pub(crate) mod writer;
 
 use std::fs;
 use std::path::{Path, PathBuf};

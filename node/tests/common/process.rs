@@ -1,9 +1,10 @@
 //! Processes that end with the test, and what they say.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::UdpSocket;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
@@ -23,8 +24,13 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn spawn(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    pub(crate) fn spawn(command: Command) -> Self {
+        Self::spawn_into(Stdio::null(), command)
+    }
+
+    /// The same with a place for what it writes to standard output.
+    pub(crate) fn spawn_into(out: impl Into<Stdio>, mut command: Command) -> Self {
+        let mut child = command.stdout(out).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (tell, lines) = mpsc::channel();
         std::thread::spawn(move || {
@@ -45,7 +51,7 @@ impl Process {
     #[track_caller]
     pub(crate) fn wait_for(&mut self, words: &str) -> String {
         let found = |line: &String| line.contains(words).then(|| line.clone());
-        self.wait_until(words, found)
+        self.next(words, found)
     }
 
     /// Takes the first line that has something, of those that were waited for already and those to come.
@@ -53,12 +59,13 @@ impl Process {
     pub(crate) fn first<T>(&mut self, what: &str, found: impl Fn(&String) -> Option<T>) -> T {
         match self.said.iter().find_map(&found) {
             Some(found) => found,
-            None => self.wait_until(what, found),
+            None => self.next(what, found),
         }
     }
 
+    /// Takes the first line that has something, of those that were not waited for yet.
     #[track_caller]
-    fn wait_until<T>(&mut self, what: &str, found: impl Fn(&String) -> Option<T>) -> T {
+    pub(crate) fn next<T>(&mut self, what: &str, found: impl Fn(&String) -> Option<T>) -> T {
         let until = Instant::now() + PATIENCE;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -147,6 +154,21 @@ impl Cluster {
         self.place.path("cluster/client/client.toml")
     }
 
+    /// The file of a client that knows of these nodes alone.
+    pub(crate) fn client_of(&self, nodes: &[u64]) -> PathBuf {
+        let text = fs::read_to_string(self.client_toml()).unwrap();
+        let (head, _) = text.split_once("[client.nodes]\n").unwrap();
+        let lines = nodes.iter().map(|node| {
+            let address = &self.addresses[usize::try_from(node - 1).unwrap()];
+            format!("{node} = \"{address}\"\n")
+        });
+        let names: String = nodes.iter().map(|node| format!("-n{node}")).collect();
+        self.place.write(
+            &format!("cluster/client/client{names}.toml"),
+            format!("{head}[client.nodes]\n{}", lines.collect::<String>()),
+        )
+    }
+
     /// The process of a node.
     pub(crate) fn serve(&self, node: u64) -> Process {
         let mut command = self.place.bare();
@@ -166,10 +188,31 @@ impl Cluster {
         nodes
     }
 
+    /// Ends the nodes in order, one after the other, and looks through what they stored.
+    #[track_caller]
+    pub(crate) fn close(&self, nodes: Vec<Process>) {
+        for (node, process) in (1..).zip(nodes) {
+            process.signal(Signal::TERM);
+            let (code, said) = process.end();
+            assert_eq!(code, 0, "n{node}:\n{said}");
+        }
+        for node in 1..=self.addresses.len() as u64 {
+            let mut verify = self.place.bare();
+            verify.arg("verify").arg("--config").arg(self.node_toml(node));
+            let ended = Ended::of(verify);
+            assert_eq!(ended.code, 0, "n{node}: {}{}", ended.out, ended.err);
+        }
+    }
+
     /// A command of the client.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        self.command_of(&self.client_toml(), arguments)
+    }
+
+    /// A command of a client that another file describes.
+    pub(crate) fn command_of(&self, client_toml: &Path, arguments: &[&str]) -> Command {
         let mut command = self.place.bare();
-        command.arg("--connect").arg(self.client_toml()).args(arguments);
+        command.arg("--connect").arg(client_toml).args(arguments);
         command
     }
 
