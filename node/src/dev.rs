@@ -7,7 +7,7 @@
 //! ```
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write as _};
+use std::io;
 use std::net::UdpSocket;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use crate::cli::{DevArgs, Global};
 use crate::cluster::{CLIENT_FILE, Cluster, NODE_FILE, NodeAt};
 use crate::exit::{Exit, Failure};
+use crate::tell;
 
 /// Held by the one `quorate dev` of a directory.
 const LOCK_FILE: &str = "dev.lock";
@@ -221,8 +222,7 @@ fn count(cluster: &Cluster) -> String {
 }
 
 fn say(line: &str) {
-    // A closed standard error is no reason to stop.
-    let _ = writeln!(io::stderr(), "dev {line}");
+    tell(&format!("dev {line}\n"));
 }
 
 /// One node, whose process is started again when it ends.

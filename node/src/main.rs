@@ -104,6 +104,12 @@ fn log_to_stderr(verbose: u8) {
     }
 }
 
+/// Writes a whole line to standard error, at once: the processes of `quorate dev` have one between them.
+pub(crate) fn tell(line: &str) {
+    // A closed standard error is no reason to stop.
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
 /// Writes a document to standard output.
 pub(crate) fn print(text: impl std::fmt::Display) -> Result<(), Failure> {
     let mut out = io::stdout().lock();

@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use crate::certs;
 use crate::cli::ServeArgs;
 use crate::exit::{Exit, Failure};
-use crate::{open, status};
+use crate::{open, status, tell};
 
 /// How often it is looked at what no event tells, such as why the node waits.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -190,11 +190,7 @@ impl Lines {
     }
 
     fn say(&self, what: &str) {
-        // A closed standard error is no reason to stop.
-        let _ = std::io::Write::write_fmt(
-            &mut std::io::stderr(),
-            format_args!("{} {what}\n", self.node),
-        );
+        tell(&format!("{} {what}\n", self.node));
     }
 
     fn changed(&mut self, status: &Status) {
