@@ -111,6 +111,11 @@ impl Link {
         self.lost.borrow().is_some()
     }
 
+    /// Ends the link, and the calls on it.
+    pub(crate) fn close(&self) {
+        self.quic.close();
+    }
+
     /// One more lane, for a subscription.
     pub(crate) async fn lane(&self) -> Result<Lane, String> {
         self.quic.open_lane().await.map_err(|error| error.to_string())

@@ -3,7 +3,7 @@
 //! ```text
 //!   connecting --one answers--> linked --lost, left--> connecting (another node first)
 //!                                  |
-//!                                  +--another node leads, and answers--> linked with that one
+//!                                  +--another node leads, or serves while this one does not--> linked with that one
 //! ```
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use quorate_replicator::{Event, NodeId, Status};
+use quorate_replicator::{Event, Health, NodeId, Status};
 use quorate_transport_quic::QuicClient;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::link::Link;
 
-/// How long a node may take to answer before the next one is tried beside it.
+/// How long a node may take to answer before the next one is tried beside it, or one is taken that does not serve yet.
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// The pause after all nodes have failed; doubles up to [`PAUSE_MAX`]. The real one is drawn between its half and all of it.
@@ -30,6 +30,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// How long a leader that was lost or could not be reached is not tried again, while another node answers.
 const LEADER_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a node may be connected that does not serve, before another one is looked for.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
 
 /// Events that wait for a slow listener; older ones are missed, which is told.
 const EVENTS_MAX: usize = 1024;
@@ -67,11 +70,9 @@ impl Links {
             task: Mutex::default(),
         });
         let keeper = Keeper {
-            quic,
-            nodes,
+            dialler: Dialler { quic, nodes, events: links.events.clone() },
             standing: links.standing.clone(),
             told: links.told.clone(),
-            events: links.events.clone(),
             leaving,
             leader: None,
             shunned: None,
@@ -152,11 +153,9 @@ pub(crate) enum NoLink {
 }
 
 struct Keeper {
-    quic: Arc<QuicClient>,
-    nodes: BTreeMap<NodeId, String>,
+    dialler: Dialler,
     standing: watch::Sender<Standing>,
     told: watch::Sender<Option<Status>>,
-    events: broadcast::Sender<Event>,
     leaving: mpsc::UnboundedReceiver<NodeId>,
     /// Who led when a node told last.
     leader: Option<NodeId>,
@@ -164,12 +163,24 @@ struct Keeper {
     shunned: Option<(NodeId, Instant)>,
 }
 
+/// What would be better than the node that is connected.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Better {
+    Leader(NodeId),
+    /// Any that serves, since this one does not.
+    Serving,
+}
+
+/// A connection on its way.
+type Opening = Pin<Box<dyn Future<Output = Result<Arc<Link>, String>> + Send>>;
+
 impl Keeper {
     async fn keep(mut self) {
         let mut lost = None;
         let mut pause = PAUSE_MIN;
         loop {
-            match self.connect(lost.take()).await {
+            let opened = self.dialler.any(self.leader, lost.take()).await;
+            match opened {
                 Ok(link) => {
                     pause = PAUSE_MIN;
                     lost = Some(self.stay(link).await);
@@ -183,79 +194,46 @@ impl Keeper {
         }
     }
 
-    /// Connects with whichever node answers first; each has a start before the next, and `last` comes last.
-    async fn connect(&self, last: Option<NodeId>) -> Result<Arc<Link>, String> {
-        let mut order: Vec<_> = self.nodes.iter().collect();
-        fastrand::shuffle(&mut order);
-        order.sort_by_key(|(node, _)| (Some(**node) == last, Some(**node) != self.leader));
-        let mut order = order.into_iter();
-        let mut attempts = JoinSet::new();
-        let mut problems = Vec::new();
-        loop {
-            if let Some((node, address)) = order.next() {
-                let (quic, events) = (Arc::clone(&self.quic), self.events.clone());
-                let (node, address) = (*node, address.clone());
-                attempts.spawn(async move { Link::open(&quic, node, &address, events).await });
-            }
-            // The next one is tried when its time has come, or all before it have failed.
-            loop {
-                let answered = match order.len() {
-                    0 => attempts.join_next().await,
-                    _ => match tokio::time::timeout(STAGGER, attempts.join_next()).await {
-                        Ok(answered) => answered,
-                        Err(_) => break,
-                    },
-                };
-                match answered {
-                    Some(Ok(Ok(link))) => return Ok(link),
-                    Some(Ok(Err(problem))) => problems.push(problem),
-                    Some(Err(error)) => problems.push(error.to_string()),
-                    None if order.len() == 0 => {
-                        problems.sort();
-                        return Err(problems.join("; "));
-                    }
-                    None => break,
-                }
-            }
-        }
-    }
-
-    /// Serves calls through `link`, or through the leader once there is one, until that is lost; which node that was.
+    /// Serves calls through `link`, or a better one once there is one, until that is lost; which node that was.
     async fn stay(&mut self, mut link: Arc<Link>) -> NodeId {
         let mut status = link.watch();
         // Whoever finds the node connected finds what it told.
         self.told.send_replace(Some(link.status()));
         self.standing.send_replace(Standing::Linked(Arc::clone(&link)));
-        let mut following: Option<(NodeId, Opening)> = None;
+        let mut under_way: Option<(Better, Opening)> = None;
         loop {
             let told = status.borrow_and_update().clone();
-            let leader = leader(&told);
-            self.leader = leader.or(self.leader);
+            let better = self.better(&told);
             self.told.send_replace(Some(told));
-            let target =
-                leader.filter(|leader| *leader != link.node && self.nodes.contains_key(leader));
-            if following.as_ref().map(|(leader, _)| *leader) != target {
-                following = target.map(|leader| (leader, self.follow(leader)));
+            if under_way.as_ref().map(|(better, _)| *better) != better {
+                under_way = better.map(|better| (better, self.open(better, link.node)));
             }
             tokio::select! {
-                words = link.lost() => return self.lost(&link, words),
+                words = link.lost() => return self.lost(&link, &words),
                 Some(left) = self.leaving.recv() => {
                     if left == link.node {
-                        return self.lost(&link, "it does not serve".into());
+                        return self.lost(&link, "it does not serve");
                     }
                 }
                 Ok(()) = status.changed() => {}
-                Some(opened) = followed(&mut following) => {
-                    following = None;
+                Some((better, opened)) = outcome(&mut under_way) => {
+                    under_way = None;
                     match opened {
-                        Ok(opened) => {
+                        Ok(opened) if better != Better::Serving || serves(&opened.status()) => {
+                            if !serves(&link.status()) {
+                                // What waits there has to be asked elsewhere.
+                                link.close();
+                            }
                             link = opened;
                             status = link.watch();
                             self.standing.send_replace(Standing::Linked(Arc::clone(&link)));
                         }
+                        Ok(_) => {}
                         Err(problem) => {
-                            tracing::debug!("the leader is not reached: {problem}");
-                            self.shunned = leader.map(|leader| (leader, Instant::now() + LEADER_PAUSE));
+                            tracing::debug!("no better node is reached: {problem}");
+                            if let Better::Leader(leader) = better {
+                                self.shunned = Some((leader, Instant::now() + LEADER_PAUSE));
+                            }
                         }
                     }
                 }
@@ -263,26 +241,37 @@ impl Keeper {
         }
     }
 
-    /// Connects with the leader, once it is time to.
-    fn follow(&self, leader: NodeId) -> Opening {
-        let not_before = self.not_before(leader);
-        let (quic, events) = (Arc::clone(&self.quic), self.events.clone());
-        let address = self.nodes[&leader].clone();
-        Box::pin(async move {
-            tokio::time::sleep_until(not_before).await;
-            Link::open(&quic, leader, &address, events).await
-        })
-    }
-
-    /// When a leader may be gone to.
-    fn not_before(&self, leader: NodeId) -> Instant {
-        match self.shunned {
-            Some((shunned, until)) if shunned == leader => until,
-            _ => Instant::now(),
+    /// What would be better than the node that told this.
+    fn better(&mut self, told: &Status) -> Option<Better> {
+        match leader(told) {
+            Some(leader) => {
+                self.leader = Some(leader);
+                let known = leader != told.node && self.dialler.nodes.contains_key(&leader);
+                known.then_some(Better::Leader(leader))
+            }
+            None => (!serves(told)).then_some(Better::Serving),
         }
     }
 
-    fn lost(&mut self, link: &Link, words: String) -> NodeId {
+    /// Connects with what is better, once it is time to.
+    fn open(&self, better: Better, than: NodeId) -> Opening {
+        let dialler = self.dialler.clone();
+        let not_before = match (better, self.shunned) {
+            (Better::Leader(leader), Some((shunned, until))) if shunned == leader => until,
+            (Better::Leader(_), _) => Instant::now(),
+            // It may serve soon, as all do after an election.
+            (Better::Serving, _) => Instant::now() + LOOK_AROUND,
+        };
+        Box::pin(async move {
+            tokio::time::sleep_until(not_before).await;
+            match better {
+                Better::Leader(leader) => dialler.one(leader).await,
+                Better::Serving => dialler.any(None, Some(than)).await,
+            }
+        })
+    }
+
+    fn lost(&mut self, link: &Link, words: &str) -> NodeId {
         // Others may take a while to notice that it does not lead any more.
         self.shunned = Some((link.node, Instant::now() + LEADER_PAUSE));
         tracing::info!(node = %link.node, "left: {words}");
@@ -292,15 +281,77 @@ impl Keeper {
     }
 }
 
-/// A connection with the leader on its way.
-type Opening = Pin<Box<dyn Future<Output = Result<Arc<Link>, String>> + Send>>;
-
-/// What came of it; none if there is none.
-async fn followed(following: &mut Option<(NodeId, Opening)>) -> Option<Result<Arc<Link>, String>> {
-    match following {
-        Some((_, opening)) => Some(opening.await),
+/// What came of a connection on its way; none if there is none.
+async fn outcome(
+    under_way: &mut Option<(Better, Opening)>,
+) -> Option<(Better, Result<Arc<Link>, String>)> {
+    match under_way {
+        Some((better, opening)) => Some((*better, opening.await)),
         None => None,
     }
+}
+
+/// Makes connections with nodes.
+#[derive(Clone, Debug)]
+struct Dialler {
+    quic: Arc<QuicClient>,
+    nodes: BTreeMap<NodeId, String>,
+    events: broadcast::Sender<Event>,
+}
+
+impl Dialler {
+    async fn one(self, node: NodeId) -> Result<Arc<Link>, String> {
+        Link::open(&self.quic, node, &self.nodes[&node], self.events).await
+    }
+
+    /// Connects with whichever node answers first and serves, or else with one that answers. Each has a start before the next, `first`
+    /// comes first and `last` last.
+    async fn any(&self, first: Option<NodeId>, last: Option<NodeId>) -> Result<Arc<Link>, String> {
+        let mut order: Vec<_> = self.nodes.keys().copied().collect();
+        fastrand::shuffle(&mut order);
+        order.sort_by_key(|node| (Some(*node) == last, Some(*node) != first));
+        let mut order = order.into_iter();
+        let mut attempts = JoinSet::new();
+        let mut waiting: Option<Arc<Link>> = None;
+        let mut problems = Vec::new();
+        loop {
+            match (order.next(), &waiting) {
+                // There is little hope for the one that was just lost.
+                (Some(node), Some(link)) if Some(node) == last => return Ok(Arc::clone(link)),
+                (Some(node), _) => {
+                    attempts.spawn(self.clone().one(node));
+                }
+                (None, _) => {}
+            }
+            // The next one is tried when its time has come, or all before it have failed.
+            loop {
+                let Ok(answered) = tokio::time::timeout(STAGGER, attempts.join_next()).await else {
+                    match &waiting {
+                        _ if order.len() > 0 => break,
+                        Some(link) => return Ok(Arc::clone(link)),
+                        None => continue,
+                    }
+                };
+                match answered {
+                    Some(Ok(Ok(link))) if serves(&link.status()) => return Ok(link),
+                    Some(Ok(Ok(link))) => waiting = Some(link),
+                    Some(Ok(Err(problem))) => problems.push(problem),
+                    Some(Err(error)) => problems.push(error.to_string()),
+                    None if order.len() == 0 => {
+                        problems.sort();
+                        return waiting.ok_or_else(|| problems.join("; "));
+                    }
+                    None => break,
+                }
+            }
+        }
+    }
+}
+
+/// Whether a node answers reads, and proposals if it has room.
+fn serves(status: &Status) -> bool {
+    let is_member = status.groups.iter().all(|group| group.reason.is_none());
+    is_member && matches!(status.health, Health::Ready | Health::StorageFull)
 }
 
 /// Who leads the first group, which is the only one of most clusters.

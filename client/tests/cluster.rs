@@ -12,8 +12,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use quorate_client::Client;
 use quorate_replicator::{
-    Accepted, Cursor, GroupId, Handler, HandlerError, Health, NodeId, Position, ReadError, Scope,
-    ShardKey,
+    Accepted, Cursor, GroupId, Handler, HandlerError, Health, MemberChange, NodeId, Position,
+    ReadError, Scope, ShardKey,
 };
 use quorate_shard::kv::{Changes, OrgReadOptions, PutOptions, ReadOptions, Scan};
 use served::Served;
@@ -221,6 +221,42 @@ async fn a_cluster_that_does_not_answer_is_told_with_each_reason() {
     served.serve(0);
     client.kv().put(&shard(), b"a", b"", put()).await.unwrap();
     assert!(client.statuses(WITHIN).await[0].1.is_ok());
+    client.close().await;
+    served.close().await;
+}
+
+/// A node that is no member answers, and serves nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_does_not_serve_is_left_for_one_that_does() {
+    let served = Served::open_kv(3).await;
+    let [one, two, three] = [1, 2, 3].map(NodeId::new);
+    let client = served.client(&[0, 1, 2]).await;
+    let replicator = client.replicator();
+    // Whoever was removed waits for ever.
+    replicator.transfer(GroupId::new(0), one, WITHIN).await.unwrap();
+    for node in [two, three] {
+        replicator.change_members(MemberChange::Remove { node }, WITHIN).await.unwrap();
+    }
+    for _ in 0..4 {
+        let client = served.client(&[0, 1, 2]).await;
+        client.kv().put(&shard(), b"a", b"1", put()).await.unwrap();
+        assert_eq!(node_of(&client), one);
+        client.close().await;
+    }
+    // One that was with the wrong node moves, and what waits there moves with it.
+    let wrong = served.client(&[1, 0]).await;
+    served.close_door(0).await;
+    until("the client is with a node that does not serve", || {
+        wrong.replicator().status().node == two
+    })
+    .await;
+    let waiting = tokio::spawn(async move {
+        let done = wrong.kv().put(&shard(), b"b", b"1", put()).await;
+        wrong.close().await;
+        done
+    });
+    served.serve(0);
+    waiting.await.unwrap().unwrap();
     client.close().await;
     served.close().await;
 }
