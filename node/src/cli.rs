@@ -283,6 +283,9 @@ pub(crate) struct InitClusterArgs {
     /// The directory to make; must not exist, or be empty
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+    /// Grow a cluster from the data of one node, which is one of --nodes; the others are added to it
+    #[arg(long, value_name = "DATA_DIR")]
+    pub(crate) from: Option<PathBuf>,
     /// How long certificates of nodes and clients hold
     #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = validity_days())]
     pub(crate) validity_days: u32,

@@ -134,8 +134,12 @@ pub(crate) struct Cluster {
     pub(crate) id: ClusterId,
     pub(crate) driver: String,
     pub(crate) founders: Vec<NodeId>,
+    /// Consensus groups, the same for all nodes.
+    pub(crate) groups: u32,
     /// All nodes that certificates were made for.
     pub(crate) nodes: BTreeMap<NodeId, Address>,
+    /// The directory of the node that the cluster grows from, if it does.
+    pub(crate) from: Option<(NodeId, PathBuf)>,
 }
 
 /// The same in the file.
@@ -145,6 +149,7 @@ struct ClusterFile {
     id: String,
     driver: String,
     founders: Vec<u64>,
+    groups: u32,
     nodes: BTreeMap<String, String>,
 }
 
@@ -160,12 +165,54 @@ impl Cluster {
             id: ClusterId::new(random.bytes()),
             driver: driver.into(),
             founders: Vec::new(),
+            groups: 1,
             nodes: BTreeMap::new(),
+            from: None,
         };
         for node in nodes {
             cluster.add(node)?;
             cluster.founders.push(node.node);
         }
+        cluster.checked(nodes)
+    }
+
+    /// The cluster that the data in `directory` belongs to, grown from its one node to these: that one founds it alone, and the others
+    /// are added.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new); or the directory holds no data, or its node is none of these.
+    pub(crate) fn grown(nodes: &[NodeAt], driver: &str, directory: &Path) -> Result<Self, Failure> {
+        let shown = directory.display();
+        let held = builtin::held(directory).map_err(Failure::data)?;
+        let held = held.ok_or_else(|| {
+            Failure::data(format!(
+                "{shown} holds no data to grow from; check the path, or leave --from out to found a new cluster"
+            ))
+        })?;
+        if nodes.iter().all(|node| node.node != held.node) {
+            return Err(Failure::usage(format!(
+                "{shown} is of {node}, which is none of --nodes; name it there, as in {node}=HOST:PORT",
+                node = held.node
+            )));
+        }
+        let absolute = std::path::absolute(directory).map_err(Failure::data)?;
+        let mut cluster = Self {
+            id: held.cluster,
+            driver: driver.into(),
+            founders: vec![held.node],
+            groups: held.groups,
+            nodes: BTreeMap::new(),
+            from: Some((held.node, absolute)),
+        };
+        for node in nodes {
+            cluster.add(node)?;
+        }
+        cluster.checked(nodes)
+    }
+
+    fn checked(self, nodes: &[NodeAt]) -> Result<Self, Failure> {
+        let (cluster, driver) = (&self, &self.driver);
         if driver == "local" && nodes.len() > 1 {
             return Err(Failure::usage(
                 "driver local has one node for ever; take --driver raft for several",
@@ -177,7 +224,7 @@ impl Cluster {
             let checked = config.and_then(|config| builtin::check(&config));
             checked.map_err(|error| Failure::usage(format!("--driver {driver}: {error}")))?;
         }
-        Ok(cluster)
+        Ok(self)
     }
 
     /// Whether a directory is of a cluster.
@@ -213,7 +260,9 @@ impl Cluster {
             id: ClusterId::new(number.to_be_bytes()),
             driver: file.driver,
             founders: file.founders.into_iter().map(NodeId::new).collect(),
+            groups: file.groups,
             nodes,
+            from: None,
         })
     }
 
@@ -278,10 +327,11 @@ impl Cluster {
     pub(crate) fn write(&self, directory: &Path) -> Result<(), Failure> {
         let mut text = format!(
             "# What the cluster is. `quorate init-node` and `quorate certs renew` read it.\n\n\
-             id       = \"{}\"\ndriver   = \"{}\"\nfounders = {:?}\n\n[nodes]\n",
+             id       = \"{}\"\ndriver   = \"{}\"\nfounders = {:?}\ngroups   = {}\n\n[nodes]\n",
             self.id,
             self.driver,
-            self.founder_numbers()
+            self.founder_numbers(),
+            self.groups,
         );
         for (node, address) in &self.nodes {
             writeln!(text, "{node} = \"{address}\"").expect("a text takes everything");
@@ -306,11 +356,15 @@ impl Cluster {
     /// The configuration of a node.
     fn node_toml(&self, at: &NodeAt) -> String {
         let NodeAt { node, address } = at;
+        let data_dir = match &self.from {
+            Some((from, directory)) if from == node => directory.display().to_string(),
+            _ => "data".into(),
+        };
         let mut text = format!(
             "# {node} of cluster {}. Start it with `quorate serve --config {NODE_FILE}`, the same at every start.\n\
              # Paths are relative to this file. All keys: docs/config.md, or `quorate config explain`.\n\n\
-             [node]\nid       = {}\ncluster  = \"{}\"\nfounders = {:?}\ndata_dir = \"data\"\n\n\
-             [driver]\nkind = \"{}\"\n\n\
+             [node]\nid       = {}\ncluster  = \"{}\"\nfounders = {:?}\ndata_dir = {data_dir:?}\n\n\
+             [driver]\nkind = \"{}\"\n\n[shard]\ngroups = {}\n\n\
              [transport]\nkind = \"quic\"\n\n\
              [transport.quic]\nlisten           = \"{}\"\nauthority_file   = \"{AUTHORITY_FILE}\"\n\
              certificate_file = \"node.pem\"\nkey_file         = \"node.key\"\n\n\
@@ -320,6 +374,7 @@ impl Cluster {
             self.id,
             self.founder_numbers(),
             self.driver,
+            self.groups,
             address.listen(),
         );
         self.write_nodes(&mut text);

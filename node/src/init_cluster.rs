@@ -18,8 +18,12 @@ pub(crate) fn cluster(
     driver: Option<&str>,
     output: Output,
 ) -> Result<Exit, Failure> {
-    let InitClusterArgs { nodes, out, validity_days, clients } = arguments;
-    let cluster = Cluster::new(nodes, driver.unwrap_or(DRIVER))?;
+    let InitClusterArgs { nodes, out, from, validity_days, clients } = arguments;
+    let driver = driver.unwrap_or(DRIVER);
+    let cluster = match from {
+        Some(directory) => Cluster::grown(nodes, driver, directory)?,
+        None => Cluster::new(nodes, driver)?,
+    };
     check_clients(clients)?;
     cluster.create(out, clients, *validity_days)?;
     print_as(
@@ -96,13 +100,17 @@ fn check_clients(clients: &[String]) -> Result<(), Failure> {
 }
 
 fn next_steps(cluster: &Cluster, out: &Path, clients: &[String]) -> String {
-    let mut text = format!(
-        "made {} for cluster {}, driver {}\n\n\
-         1. copy each node's directory to its machine, and start it there, the same way at every start:",
-        out.display(),
-        cluster.id,
-        cluster.driver
-    );
+    let mut text =
+        format!("made {} for cluster {}, driver {}\n", out.display(), cluster.id, cluster.driver);
+    if let Some((node, _)) = &cluster.from {
+        text += &format!(
+            "\n0. take the data of {node} to the driver, while no node uses it:\n   \
+             quorate driver switch --to {} --config {}",
+            cluster.driver,
+            out.join(node.to_string()).join(NODE_FILE).display()
+        );
+    }
+    text += "\n1. copy each node's directory to its machine, and start it there, the same way at every start:";
     for (node, address) in &cluster.nodes {
         let config = out.join(node.to_string()).join(NODE_FILE);
         text += &format!(
@@ -119,6 +127,15 @@ fn next_steps(cluster: &Cluster, out: &Path, clients: &[String]) -> String {
              quorate --connect {client} status\n   \
              quorate --connect {client} kv put app/greeting hello world"
         );
+    }
+    let added = cluster.nodes.iter().filter(|(node, _)| !cluster.founders.contains(node));
+    for (number, (node, address)) in added.enumerate() {
+        if number == 0 {
+            text += "\n   the others wait to be added, one after the other:";
+        }
+        let client = clients.first().map_or("CLIENT", |client| client);
+        let client = out.join(client).join(CLIENT_FILE);
+        text += &format!("\n   quorate --connect {} member add {node}={address}", client.display());
     }
     text += &format!(
         "\n3. keep {} where no node runs: its key makes nodes and clients, and renews their certificates",
