@@ -5,6 +5,7 @@ mod life;
 #[path = "../support/raft_cluster.rs"]
 mod raft_cluster;
 mod refusals;
+mod strangers;
 mod subscribers;
 
 use std::sync::{Arc, Mutex};

@@ -163,12 +163,12 @@ async fn a_directory_that_is_damaged() {
     home.switch(Kind::Local, &SwitchOptions::default()).unwrap();
 }
 
-fn cluster(count: u64) -> RaftCluster {
+pub(crate) fn cluster(count: u64) -> RaftCluster {
     let maker = Box::new(|| Box::new(Shards::builder().build().0) as _);
     RaftCluster::new(count, Durability::Disk, maker)
 }
 
-fn home_of(cluster: &RaftCluster, number: u64) -> Home {
+pub(crate) fn home_of(cluster: &RaftCluster, number: u64) -> Home {
     let mut home = Home::new(cluster.path(node(number)));
     home.config = cluster.config.clone();
     home.node = node(number);
