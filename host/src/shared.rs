@@ -83,13 +83,17 @@ impl Seen {
         if self.full {
             return Health::StorageFull;
         }
-        match self.waiting.iter().position(|waiting| *waiting) {
+        // One that was ready may have lost its leader since, or its place in the group.
+        let waits = |(group, waiting): (&GroupStatus, &bool)| match &group.reason {
+            Some(reason) => Some(reason.clone()),
+            None if *waiting => {
+                Some("the log is being replayed, or nobody proposes yet".to_owned())
+            }
+            None => None,
+        };
+        match self.groups.iter().zip(&self.waiting).find_map(waits) {
             None => Health::Ready,
-            Some(group) => Health::Waiting {
-                reason: self.groups[group].reason.clone().unwrap_or_else(|| {
-                    "the log is being replayed, or nobody proposes yet".to_owned()
-                }),
-            },
+            Some(reason) => Health::Waiting { reason },
         }
     }
 }

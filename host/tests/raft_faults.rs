@@ -79,6 +79,9 @@ async fn without_a_quorum_calls_end_at_their_deadline_and_say_why() {
     assert_eq!(decision, Err(ReadError::Timeout));
     // It knows that it leads nobody any more, and says whom it misses.
     until("a reason", &left, |left| left.status().groups[0].reason.is_some()).await;
+    let status = left.status();
+    let reason = status.groups[0].reason.clone().unwrap();
+    assert_eq!(status.health, Health::Waiting { reason }, "it cannot decide, and says so");
     assert_eq!(left.status().groups[0].leader, None);
     // The same frame is decided once a quorum is there.
     let other = (1..=3).map(node).find(|it| *it != left.status().node).unwrap();
