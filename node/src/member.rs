@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::cli::{MemberArgs, MemberCommand, Output};
 use crate::exit::{Exit, Failure};
 use crate::print_as;
-use crate::status::{ASK_WITHIN, health, health_words};
+use crate::status::{ASK_WITHIN, health_words};
 use crate::target::{Way, connect};
 
 pub(crate) async fn run(way: Way, arguments: &MemberArgs, output: Output) -> Result<Exit, Failure> {
@@ -125,7 +125,7 @@ async fn list(client: &Client, output: Output) -> Result<Exit, Failure> {
         || {
             serde_json::Value::from_iter(rows.iter().map(|(node, role, status)| {
                 let is_ready = status.is_some_and(
-                    |status| matches!(status, Ok(status) if health(status) == Health::Ready),
+                    |status| matches!(status, Ok(status) if status.health == Health::Ready),
                 );
                 json!({
                     "node": node.number(),

@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use crate::certs;
 use crate::cli::ServeArgs;
 use crate::exit::{Exit, Failure};
-use crate::{open, status, tell};
+use crate::{open, tell};
 
 /// How often it is looked at what no event tells, such as why the node waits.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -210,7 +210,7 @@ impl Lines {
 }
 
 fn health(status: &Status) -> String {
-    match status::health(status) {
+    match &status.health {
         Health::Ready => "is ready".into(),
         Health::Waiting { reason } => format!("waits: {reason}"),
         Health::StorageFull => {

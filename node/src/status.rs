@@ -45,7 +45,7 @@ pub(crate) async fn run(way: Way, arguments: &StatusArgs, output: Output) -> Res
         },
         || as_text(&status, &data_dir),
     );
-    let exit = if health(&status) == Health::Ready { Exit::Done } else { Exit::Service };
+    let exit = if status.health == Health::Ready { Exit::Done } else { Exit::Service };
     open::close(&node, printed.map(|()| exit)).await
 }
 
@@ -74,7 +74,7 @@ async fn watch(client: &Client, arguments: &StatusArgs, output: Output) -> Resul
 
 /// Whether the cluster decides, and whether all of it is there.
 fn judge(statuses: &Statuses) -> Exit {
-    let is_ready = |status: &Result<Status, String>| matches!(status, Ok(status) if health(status) == Health::Ready);
+    let is_ready = |status: &Result<Status, String>| matches!(status, Ok(status) if status.health == Health::Ready);
     match statuses.iter().filter(|(_, status)| is_ready(status)).count() {
         0 => Exit::Service,
         ready if ready < statuses.len() => Exit::Problems,
@@ -231,21 +231,9 @@ fn as_text(status: &Status, data_dir: &str) -> String {
     text
 }
 
-/// What a node can do now. One that has replayed its log and knows of no leader decides nothing.
-pub(crate) fn health(status: &Status) -> Health {
-    let lost = status.groups.iter().find(|group| group.leader.is_none());
-    match (&status.health, lost) {
-        (Health::Ready, Some(group)) => {
-            let reason = group.reason.clone();
-            Health::Waiting { reason: reason.unwrap_or_else(|| "nobody leads".into()) }
-        }
-        (health, _) => health.clone(),
-    }
-}
-
-/// The same in words.
+/// What a node can do now, in words.
 pub(crate) fn health_words(status: &Status) -> String {
-    match health(status) {
+    match &status.health {
         Health::Ready => "ready".into(),
         Health::Waiting { reason } => format!("waiting: {reason}"),
         Health::StorageFull => "disk full: reads are served, proposals are refused".into(),
