@@ -43,7 +43,7 @@ fn lose_leaders(how: &str, losses: u64, lose: impl Fn(Process)) {
         gaps.push(gap);
     }
     let nodes = nodes.into_iter().flatten().collect();
-    let writes = writer.finish(&[&observer]);
+    let writes = writer.finish(std::slice::from_ref(&observer));
     cluster.close(nodes);
 
     gaps.sort_unstable();

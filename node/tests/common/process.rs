@@ -171,11 +171,15 @@ impl Cluster {
 
     /// The process of a node.
     pub(crate) fn serve(&self, node: u64) -> Process {
+        Process::spawn(self.serve_command(node))
+    }
+
+    pub(crate) fn serve_command(&self, node: u64) -> Command {
         let mut command = self.place.bare();
         command.arg("serve").arg("--config").arg(self.node_toml(node));
         // A quarter of the default: files are filled with zeros before the node starts.
         command.env("QUORATE_LOG_SEGMENT_BYTES", (8 << 20).to_string());
-        Process::spawn(command)
+        command
     }
 
     /// All nodes, ready.

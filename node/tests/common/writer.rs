@@ -173,7 +173,7 @@ impl Writer {
 
     /// Ends the writes, and compares what was answered with what is there: each is there once, with the revision that was told.
     #[track_caller]
-    pub(crate) fn finish(mut self, observers: &[&Observer]) -> usize {
+    pub(crate) fn finish(mut self, observers: &[Observer]) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().expect("it is taken once").join().unwrap();
         let written = self.written.0.lock().unwrap();
