@@ -23,6 +23,8 @@ use crate::verdict::Verdict;
 const SESSION_KEY: u8 = b's';
 /// What leads the keys of skipped slots in a checkpoint.
 const SKIPS_KEY: u8 = b'k';
+/// Of so many epochs before this one it is known where they ended.
+const ENDED_MAX: usize = 16;
 /// The version of [`StateWords`].
 const WORDS_VERSION: u8 = 2;
 
@@ -60,7 +62,7 @@ pub(crate) struct AppliedBatch {
 }
 
 /// What a checkpoint says of the group beside its pairs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StateWords {
     version: u8,
     pub(crate) epoch: u32,
@@ -70,12 +72,14 @@ pub(crate) struct StateWords {
 }
 
 /// Where an epoch took over from the one before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EpochBegan {
     /// The first index of the epoch, at which no frame stands.
     pub(crate) index: Index,
     /// The index and slot of the last frame that was accepted before.
-    pub(crate) accepted: (Index, u32),
+    accepted: (Index, u32),
+    /// The newest epochs before, each with the index at which it ended: below it everybody had the same.
+    ended: Vec<(u32, Index)>,
 }
 
 /// Where a stored checkpoint stands: after every frame of its last batch.
@@ -291,21 +295,31 @@ impl GroupState {
     /// Begins the next epoch, with an index of its own at which no frame stands: so no position is ever given twice, whoever else goes
     /// on from before, and whoever joins is given a checkpoint that knows the epoch.
     ///
+    /// With `is_sure` everything before was decided by all who decided with this node. Otherwise it may differ at the same positions, so
+    /// that no cursor of this epoch says what somebody has.
+    ///
     /// # Panics
     ///
     /// As [`apply`](Self::apply).
-    pub(crate) fn begin_epoch(&mut self) {
-        self.epoch = self.epoch.checked_add(1).expect("nobody switches so often");
+    pub(crate) fn begin_epoch(&mut self, is_sure: bool) {
         let index = self.applied() + 1;
-        self.began = Some(EpochBegan { index, accepted: self.accepted });
+        let mut ended = self.began.take().map_or_else(Vec::new, |began| began.ended);
+        ended.push((self.epoch, if is_sure { index } else { 0 }));
+        ended.drain(..ended.len().saturating_sub(ENDED_MAX));
+        self.epoch = self.epoch.checked_add(1).expect("nobody switches so often");
+        self.began = Some(EpochBegan { index, accepted: self.accepted, ended });
         self.apply(index, self.log_time, std::iter::empty());
         // The log begins anew.
         self.trim(index + 1);
     }
 
-    /// Where the epoch began; none in the first.
-    pub(crate) const fn began(&self) -> Option<EpochBegan> {
-        self.began
+    /// Where somebody goes on who has handled everything up to a position of an earlier epoch; none if there are frames of before that
+    /// it lacks, or has and this group has not.
+    pub(crate) fn goes_on_after(&self, asked: Position) -> Option<(Index, u32)> {
+        let EpochBegan { index, accepted, ended } = self.began.as_ref()?;
+        let (_, end) = ended.iter().find(|(epoch, _)| *epoch == asked.epoch)?;
+        let is_known = (asked.index, asked.slot) >= *accepted && asked.index < *end;
+        is_known.then_some((*index, u32::MAX))
     }
 
     /// The frames of the last applied batch, by slot.
@@ -332,7 +346,7 @@ impl GroupState {
             epoch: self.epoch,
             log_time: self.log_time.as_ms(),
             accepted: self.accepted,
-            began: self.began,
+            began: self.began.clone(),
         };
         let sessions = self.sessions.begin_checkpoint();
         let changed = std::mem::take(&mut self.skips_changed);

@@ -94,7 +94,8 @@ impl<C: Callers> HostCore<C> {
         {
             return Err(HandOverError::Unsure { missing: missing.clone() });
         }
-        catch_unwind(AssertUnwindSafe(|| self.state.begin_epoch())).map_err(|panic| {
+        let is_sure = missing.is_none();
+        catch_unwind(AssertUnwindSafe(|| self.state.begin_epoch(is_sure))).map_err(|panic| {
             let words = panic_words(&*panic);
             HandOverError::Faulted { cause: format!("a panic of the state machine: {words}") }
         })?;

@@ -209,18 +209,9 @@ impl<C: Callers> HostCore<C> {
             Some(asked) if (asked.epoch, asked.index) > (reached.epoch, reached.index) => {
                 return Err(SubscribeError::Ahead { asked, reached });
             }
-            Some(asked) if asked.epoch < reached.epoch => match self.state.began() {
-                // Nothing was accepted between what it has and the first frame of this epoch.
-                Some(began)
-                    if asked.epoch + 1 == reached.epoch
-                        && asked.index < began.index
-                        && (asked.index, asked.slot) >= began.accepted =>
-                {
-                    (began.index, u32::MAX)
-                }
-                // It lacks frames of before, or has some that this group has not.
-                _ => return Err(self.compacted()),
-            },
+            Some(asked) if asked.epoch < reached.epoch => {
+                self.state.goes_on_after(asked).ok_or_else(|| self.compacted())?
+            }
             Some(asked) => (asked.index, asked.slot),
         };
         let first_wanted = if given.1 == u32::MAX { given.0 + 1 } else { given.0 };

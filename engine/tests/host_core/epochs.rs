@@ -74,6 +74,39 @@ fn what_has_handled_everything_goes_on_in_the_next_epoch() {
 }
 
 #[test]
+fn epochs_in_which_nothing_was_accepted_are_nothing_to_miss() {
+    let (desk, last) = ten();
+    let reached = desk.core.position();
+    let mut desk = desk.inherit(config());
+    let second = desk.core.position();
+    // A repeated frame takes an index and is not accepted.
+    desk.decide(frame(1, 10, "10")).unwrap();
+    let quiet = desk.core.position();
+    let desk = desk.inherit(config());
+    let third = desk.core.position();
+    let mut desk = desk.inherit(config());
+    let fourth = desk.core.position();
+    assert_eq!((second.epoch, third.epoch, fourth.epoch), (2, 3, 4));
+    decide_all(&mut desk, 11..=12);
+    for cursor in [last, reached, second, quiet, third, fourth] {
+        let id = subscribe(&mut desk, Scope::All, &Cursor::after([cursor])).unwrap();
+        assert_eq!(handle(&mut desk, id), numbers(11..=12), "after {cursor}");
+        desk.core.unsubscribe(id);
+    }
+    // What each of them came to elsewhere is lost.
+    let lost = [
+        Position { index: second.index, ..reached },
+        Position { index: third.index, ..second },
+        Position { index: fourth.index, ..third },
+        Position { index: last.index - 1, slot: u32::MAX, ..reached },
+    ];
+    for cursor in lost {
+        let error = subscribe(&mut desk, Scope::All, &Cursor::after([cursor])).unwrap_err();
+        assert_eq!(compacted(&error).1, fourth, "after {cursor}");
+    }
+}
+
+#[test]
 fn batches_without_accepted_frames_are_nothing_to_miss() {
     let (mut desk, last) = ten();
     // Repeated, and so accepted before.

@@ -10,6 +10,7 @@ use quorate_storage::{Keep, SimDisk};
 
 use crate::life::{Home, Kind, LONG, Told, backup_in, node};
 use crate::raft_cluster::RaftCluster;
+use crate::subscribers::compacted;
 
 /// A stopped local node with something in it.
 async fn stopped(path: &Path) -> (Home, Told) {
@@ -210,6 +211,10 @@ async fn a_replica_that_cannot_know_all_unless_it_is_told_to_go_on_from_what_it_
     let (local, shards) = home.open(Kind::Local).await.unwrap();
     let mut had = had;
     had.repeat(&local).await;
+    // What others had at the same positions may have been something else.
+    for cursor in [had.cursor(), told.cursor()] {
+        assert_eq!(compacted(&local, cursor).await, group.position);
+    }
     had.put(&local, 10).await;
     had.check(&local, &shards).await;
     local.close().await.unwrap();

@@ -40,6 +40,15 @@ async fn see(node: &Arc<dyn Replicator>, cursor: Cursor, count: usize) -> Vec<Po
     seen.clone()
 }
 
+/// Where the state is, for a cursor that lacks frames.
+pub(crate) async fn compacted(node: &Arc<dyn Replicator>, cursor: Cursor) -> Position {
+    let handler = Arc::new(Seen { positions: Mutex::default(), count: watch::channel(0).0 });
+    match node.subscribe(Scope::All, cursor, handler).await {
+        Err(SubscribeError::Compacted { snapshot: Some(snapshot), .. }) => snapshot,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cursor_of_before_goes_on_or_is_told_where_the_state_is() {
     let directory = tempfile::tempdir().unwrap();
@@ -62,11 +71,7 @@ async fn a_cursor_of_before_goes_on_or_is_told_where_the_state_is() {
     assert_eq!(seen.len(), 10, "each once");
     assert!(seen.is_sorted() && seen[0] > all[19], "{seen:?}");
     assert_eq!(Cursor::after(seen.iter().copied()), told.cursor());
-    let handler = Arc::new(Seen { positions: Mutex::default(), count: watch::channel(0).0 });
-    let error = raft.subscribe(Scope::All, early, handler).await.unwrap_err();
-    let SubscribeError::Compacted { snapshot: Some(snapshot), .. } = error else {
-        panic!("{error}")
-    };
+    let snapshot = compacted(&raft, early).await;
     // The state there has what it lacks, and what comes after is given.
     let pinned = raft.pinned(&shard()).await.unwrap();
     assert!(pinned.position() >= snapshot);
