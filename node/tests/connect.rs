@@ -207,6 +207,47 @@ fn members_come_and_go_while_the_cluster_runs() {
 }
 
 #[test]
+fn a_node_that_starts_from_a_checkpoint_knows_who_came_after_its_configuration() {
+    let cluster = Cluster::new(1, "raft");
+    let serve = |node: u64| {
+        let mut command = cluster.place.bare();
+        command.arg("serve").arg("--config").arg(cluster.node_toml(node));
+        command.env("QUORATE_CHECKPOINT_LOG_BYTES", "1");
+        command.env("QUORATE_LOG_SEGMENT_BYTES", (8 << 20).to_string());
+        Process::spawn(command)
+    };
+    let number = |status: &Ended, key: &str| status.json()["nodes"][0]["groups"][0][key].as_u64();
+    let checkpointed = || {
+        let now = number(&cluster.ok(&["status", "-o", "json"]), "applied");
+        wait_until(&cluster, "a checkpoint of all that was there", |status| {
+            cluster.ok(&["kv", "put", "acme/cfg", "k", "v"]);
+            number(status, "checkpoint") > now
+        });
+    };
+    let mut one = serve(1);
+    one.wait_for("is ready");
+    checkpointed();
+    one.kill();
+
+    let mut one = serve(1);
+    one.wait_for("is ready");
+    let address = &common::process::free_addresses(1)[0];
+    let named = format!("n2={address}");
+    let made = cluster.place.run_bare(&["init-node", &named, "--authority", "cluster"]);
+    assert_eq!(made.code, 0, "{}", made.err);
+    let mut two = serve(2);
+    two.wait_for("waits to be added");
+    cluster.ok(&["member", "add", &named]);
+    checkpointed();
+    one.kill();
+
+    // Its file does not name the other, without whom nothing is decided.
+    let mut one = serve(1);
+    one.wait_for("is ready");
+    cluster.ok(&["kv", "put", "acme/cfg", "k", "last"]);
+}
+
+#[test]
 fn what_cannot_be_asked_is_refused_with_the_way_out() {
     let cluster = Cluster::new(1, "raft");
     let both = cluster.run(&["kv", "get", "a/b", "k", "--data-dir", "data"]);

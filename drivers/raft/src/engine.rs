@@ -175,6 +175,10 @@ impl RaftEngine {
             engine.found(step, out);
             engine.say_hello(out);
         }
+        if let Part::Member(core) = &engine.part {
+            // Who came after the configuration was written stands in the checkpoint alone.
+            out.members.push((base, core.members().public()));
+        }
         engine.turn(out);
         engine.lead_alone();
         engine.turn(out);
