@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs::{self, File};
+use std::process::Stdio;
 
 use common::{Ended, Place};
 use serde_json::json;
@@ -121,4 +122,39 @@ fn what_is_in_the_way_is_said_and_nothing_is_changed() {
 
     assert!(!place.path("data.before-switch-1").exists());
     ok(&place, &["verify"]);
+}
+
+#[test]
+fn a_command_that_is_killed_leaves_a_directory_that_one_driver_opens() {
+    let moments = [
+        "data.before-switch-1",
+        "data.before-switch-1/checkpoint",
+        "data.before-switch-1/MANIFEST",
+        "data/switched-1",
+        "data/switched-1/log",
+        "data/switched-1/log/segment-0000000001",
+        "data/switched-1/checkpoint/g0.redb",
+    ];
+    for moment in moments {
+        let place = filled();
+        let mut command = place.command(["driver", "switch", "--to", "raft"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // It has come so far, or to its end.
+        while !place.path(moment).exists() && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+        let driver = ok(&place, &["driver", "show", "-o", "json"]).json()["driver"].clone();
+        let driver = driver.as_str().unwrap();
+        ok(&place, &["--driver", driver, "verify"]);
+        let listed = ok(&place, &["--driver", driver, "kv", "list", "acme/cfg"]);
+        assert_eq!(listed.out, "colour\t2\tblue\n", "killed at {moment}");
+        if driver == "local" {
+            // Once more, beside what is left of the copy.
+            ok(&place, &["driver", "switch", "--to", "raft"]);
+        }
+        let put = ok(&place, &["--driver", "raft", "kv", "put", "acme/cfg", "colour", "red"]);
+        assert_eq!(put.out, "3\n", "killed at {moment}");
+    }
 }
