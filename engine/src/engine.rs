@@ -390,7 +390,8 @@ impl EngineStatus {
 pub struct Opening {
     /// This node.
     pub node: NodeId,
-    /// The voting members at the first start. A node that is not among them waits to be added.
+    /// The voting members at the first start. A node that is not among them waits to be added. Nobody, where the group is only to be left to
+    /// another driver: what is not founded yet is not founded then.
     pub members: Vec<NodeId>,
     /// Drawn at random when the data directory was made: a node whose disk was lost comes back with another one.
     pub incarnation: [u8; 16],
