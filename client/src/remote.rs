@@ -184,13 +184,28 @@ impl Remote {
         }
     }
 
+    /// Who did not answer, and how it is doing.
+    fn no_answer(&self) -> String {
+        match self.links.status() {
+            (
+                Some(Status { node, health: Health::Waiting { reason }, .. }),
+                Standing::Linked(_),
+            ) => {
+                format!("no answer within the time from {node}, which waits: {reason}")
+            }
+            (_, Standing::Linked(link)) => format!("no answer within the time from {}", link.node),
+            (_, Standing::Connecting(problem)) => format!("no answer within the time; {problem}"),
+            (_, Standing::Closed) => "the client was closed".into(),
+        }
+    }
+
     /// Asks once for what is not repeated by itself.
     async fn administrate(&self, request: Request, within: Duration) -> Result<(), AdminError> {
         let mut call = Call::new(within);
         let unfinished = |reason: &str| AdminError::Unfinished { reason: reason.into() };
         match self.ask::<Result<(), AdminError>>(&mut call, &request).await {
             Asked::Answer(answer, _) => answer,
-            Asked::Deadline => Err(unfinished("no answer within the time")),
+            Asked::Deadline => Err(unfinished(&self.no_answer())),
             Asked::Unreachable(problem) => Err(AdminError::Unreachable { problem }),
             Asked::TooLarge(size) => Err(AdminError::Refused {
                 reason: format!(

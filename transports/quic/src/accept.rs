@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use quinn::{Connecting, Connection, Endpoint, SendStream};
+use quinn::{Connecting, Connection, ConnectionError, Endpoint, SendStream};
 use quorate_replicator::NodeId;
 use tokio::sync::oneshot;
 
@@ -130,17 +130,21 @@ fn turn_away(connection: &Connection, code: CloseCode, words: String) -> Option<
 /// Why a greeting did not come.
 fn silent(connection: &Connection, who: &str, error: StreamError) -> Option<String> {
     match error {
-        StreamError::Lost(error) => Some(explain::lost(who, &error)),
+        StreamError::Lost(error) => lost(who, &error),
         other => {
             turn_away(connection, CloseCode::Protocol, format!("{who} does not greet: {other}"))
         }
     }
 }
 
+/// Why a connection ended before it counted, if that is worth being told.
+fn lost(who: &str, error: &ConnectionError) -> Option<String> {
+    (!explain::is_given_up(error)).then(|| explain::lost(who, error))
+}
+
 /// The connection, once its greeting has come and fits; or why not, if that is worth being told.
 async fn admit(node: &Arc<Node>, connecting: Connecting) -> Result<Admitted, Option<String>> {
-    let lost = |error| Some(explain::lost("whoever dialled", &error));
-    let connection = connecting.await.map_err(lost)?;
+    let connection = connecting.await.map_err(|error| lost("whoever dialled", &error))?;
     let away = |code, words| turn_away(&connection, code, words);
     let certified = proved(&connection).map_err(|words| away(CloseCode::Greeting, words))?;
     match &certified.subject {

@@ -42,6 +42,26 @@ pub(crate) fn is_crossed(error: &ConnectionError) -> bool {
     matches!(error, ConnectionError::ApplicationClosed(close) if close.error_code == crossed)
 }
 
+/// Whether the other end gave its dial up and blames nobody: it has another connection, or ends.
+pub(crate) fn is_given_up(error: &ConnectionError) -> bool {
+    match error {
+        ConnectionError::ApplicationClosed(close) => {
+            let code = u64::from(close.error_code);
+            let is = |unblamed: CloseCode| unblamed as u64 == code;
+            is(CloseCode::Superseded)
+                || is(CloseCode::Crossed)
+                || is(CloseCode::Closed) && close.reason.is_empty()
+        }
+        ConnectionError::ConnectionClosed(close) => {
+            u64::from(close.error_code) == APPLICATION_ERROR
+        }
+        _ => false,
+    }
+}
+
+/// What a close before the end of the handshake is told as, without its words (RFC 9000, 10.2.3).
+const APPLICATION_ERROR: u64 = 0xc;
+
 /// The alert of a handshake without a protocol in common, as an error of QUIC (RFC 9001, 8.1).
 const NO_APPLICATION_PROTOCOL: u64 = 0x178;
 
