@@ -68,7 +68,7 @@ pub struct Entry {
 /// One write of a group. The log keeps the order of a group's writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// A candidate; several tags may stand at one index.
+    /// A candidate; several tags may stand at one index, in the order in which they were put last.
     Put(Entry),
     /// Candidates at and above this index are void.
     Cut {

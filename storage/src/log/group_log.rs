@@ -43,7 +43,7 @@ struct Extra {
     decide: Loc,
     /// Whether the decision has a proof.
     proof: bool,
-    /// The other candidates, in the order in which they were put.
+    /// The other candidates, in the order in which they were put last.
     more: Vec<(Tag, Loc)>,
 }
 
@@ -310,18 +310,24 @@ impl GroupLog {
             // Another candidate is decided: this one is void already.
             return;
         }
+        // One that is put again comes after its rivals: where it was first may be gone when the log is read again.
         let old = if slot.put.is_none() {
             slot.set_tag(tag);
             std::mem::replace(&mut slot.put, loc)
-        } else if same {
+        } else if same && slot.more().is_empty() {
             std::mem::replace(&mut slot.put, loc)
         } else {
             let more = &mut slot.extra.get_or_insert_default().more;
-            match more.iter_mut().find(|(other, _)| other == tag) {
-                Some((_, old)) => std::mem::replace(old, loc),
-                None => {
-                    more.push((*tag, loc));
-                    Loc::NONE
+            more.push((*tag, loc));
+            if same {
+                let (next, place) = more.remove(0);
+                slot.set_tag(&next);
+                std::mem::replace(&mut slot.put, place)
+            } else {
+                let at = more.iter().position(|(other, _)| other == tag).expect("it was added");
+                match at + 1 < more.len() {
+                    true => more.remove(at).1,
+                    false => Loc::NONE,
                 }
             }
         };

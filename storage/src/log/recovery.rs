@@ -271,6 +271,13 @@ impl Fold<'_> {
         self.groups.insert(group, self.buildings.len() - 1);
         self.buildings.len() - 1
     }
+
+    /// The head of this segment holds what the heads of segments hold.
+    fn head_written(&mut self, segment: u32) {
+        for building in &mut self.buildings {
+            building.log.head_written(segment);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -436,9 +443,11 @@ impl Scan<'_> {
             if (header.kind == BlockKind::Head) != at_start {
                 return Err(self.corrupt(end.offset, None, "the head of the segment is misplaced"));
             }
-            // The head repeats what the segments before have said.
             if header.kind != BlockKind::Head || is_first {
                 self.records(&header, &payload, fold)?;
+            } else {
+                // The head repeats what the segments before have said, which is why they may be gone one day.
+                fold.head_written(self.segment);
             }
             end.last_block = end.offset;
             end.offset += header.block_bytes();

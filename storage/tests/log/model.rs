@@ -68,10 +68,8 @@ impl GroupModel {
                 let decided = self.decided.get(&entry.index);
                 if decided.is_none_or(|(tag, _)| *tag == entry.tag) {
                     let side_by_side = self.entries.entry(entry.index).or_default();
-                    match side_by_side.iter_mut().find(|known| known.tag == entry.tag) {
-                        Some(known) => *known = entry,
-                        None => side_by_side.push(entry),
-                    }
+                    side_by_side.retain(|known| known.tag != entry.tag);
+                    side_by_side.push(entry);
                 }
             }
             Record::Cut { from } => {
