@@ -106,7 +106,8 @@ fn limits_are_answered_by_name_and_a_list_is_admitted_whole_or_not() {
     desk.open_session(1);
     let long = Duration::from_secs(1);
     let large = desk.propose(frame(1, 1, &"x".repeat(5_001)), long);
-    let too_large = ProposeError::TooLarge { what: "payload in bytes".into(), size: 5_001, limit: 5_000 };
+    let too_large =
+        ProposeError::TooLarge { what: "payload in bytes".into(), size: 5_001, limit: 5_000 };
     desk.turn();
     assert_eq!(desk.proposed.pop(), Some((large, Err(too_large))));
     let many: Vec<_> = (1..=4).map(|serial| HashedFrame::from(frame(1, serial, "x"))).collect();
