@@ -21,6 +21,7 @@
 mod call;
 mod client;
 mod config;
+mod feed;
 mod link;
 mod links;
 mod protocol;

@@ -1,15 +1,15 @@
 //! One connection with a node, from greeting to its end.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use quorate_replicator::{Event, NodeId, Status};
-use quorate_transport_quic::{ClientLink, Lane, LaneReceiver, LaneSender, QuicClient};
+use quorate_transport_quic::{ClientLink, Lane, QuicClient};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 
 use crate::call::Calls;
-use crate::protocol::{self, Notice, Parts, Request};
+use crate::feed::Feed;
+use crate::protocol::{Notice, Request};
 
 /// A node that is connected.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Link {
         let lane = async || link.open_lane().await.map_err(|error| format!("{node}: {error}"));
         let calls = Calls::start(lane().await?, &mut tasks);
         let pages = Calls::start(lane().await?, &mut tasks);
-        let mut notices = Notices::open(lane().await?).await?;
+        let mut notices = Feed::open(lane().await?, &Request::Watch).await?;
         let status = loop {
             match notices.next().await? {
                 Notice::Status(status) => break *status,
@@ -119,34 +119,5 @@ impl Link {
     /// One more lane, for a subscription.
     pub(crate) async fn lane(&self) -> Result<Lane, String> {
         self.quic.open_lane().await.map_err(|error| error.to_string())
-    }
-}
-
-/// A lane on which a node tells how it is doing.
-struct Notices {
-    /// Held so that the node does not take the lane for one that ends.
-    _sender: LaneSender,
-    lane: LaneReceiver,
-    parts: Parts,
-}
-
-impl Notices {
-    async fn open(lane: Lane) -> Result<Self, String> {
-        let (mut sender, lane) = lane.split();
-        let watch = protocol::request(0, Duration::ZERO, &Request::Watch);
-        let watch = watch.expect("a few bytes fit into a message");
-        sender.send(vec![watch]).await.map_err(|error| error.to_string())?;
-        Ok(Self { _sender: sender, lane, parts: Parts::default() })
-    }
-
-    async fn next(&mut self) -> Result<Notice, String> {
-        loop {
-            let message = self.lane.next().await.map_err(|error| error.to_string())?;
-            let message = message.ok_or("the node ended the lane")?;
-            let whole = self.parts.push(message).map_err(|malformed| malformed.to_string())?;
-            if let Some((_, body)) = whole {
-                return protocol::decode(&body).map_err(|malformed| malformed.to_string());
-            }
-        }
     }
 }

@@ -8,13 +8,13 @@ use quorate_replicator::{
     Accepted, Cursor, Handler, HandlerError, Scope, SubscribeError, Subscription,
     SubscriptionControl, SubscriptionEnd,
 };
-use quorate_transport_quic::{LaneReceiver, LaneSender};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::feed::Feed;
 use crate::link::Link;
 use crate::links::{Links, NoLink};
-use crate::protocol::{self, Given, Parts, Request};
+use crate::protocol::{Given, Request};
 
 /// How long the first node is waited for. A subscription that has begun waits for the next one for as long as it is wanted.
 const BEGIN_WITHIN: Duration = Duration::from_secs(5);
@@ -103,11 +103,9 @@ impl SubscriptionControl for Control {
     }
 }
 
-/// A lane on which frames are given.
+/// Frames on their way from a node.
 struct Giving {
-    sender: LaneSender,
-    lane: LaneReceiver,
-    parts: Parts,
+    feed: Feed,
     /// Where it begins.
     cursor: Cursor,
 }
@@ -119,30 +117,10 @@ impl Giving {
         scope: &Scope,
         from: &Cursor,
     ) -> Result<Result<Self, SubscribeError>, String> {
-        let (sender, lane) = link.lane().await?.split();
-        let cursor = Cursor::default();
-        let mut giving = Self { sender, lane, parts: Parts::default(), cursor };
-        giving.say(&Request::Subscribe { scope: scope.clone(), from: from.clone() }).await?;
-        let answer: Result<Cursor, SubscribeError> = giving.next().await?;
-        Ok(answer.map(|cursor| Self { cursor, ..giving }))
-    }
-
-    async fn say(&mut self, request: &Request) -> Result<(), String> {
-        let message = protocol::request(0, Duration::ZERO, request);
-        let message = message.map_err(|size| format!("a request has {size} bytes"))?;
-        self.sender.send(vec![message]).await.map_err(|error| error.to_string())
-    }
-
-    /// What comes next. Cancel safe.
-    async fn next<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, String> {
-        loop {
-            let message = self.lane.next().await.map_err(|error| error.to_string())?;
-            let message = message.ok_or("the node ended the lane")?;
-            let whole = self.parts.push(message).map_err(|malformed| malformed.to_string())?;
-            if let Some((_, body)) = whole {
-                return protocol::decode(&body).map_err(|malformed| malformed.to_string());
-            }
-        }
+        let request = Request::Subscribe { scope: scope.clone(), from: from.clone() };
+        let mut feed = Feed::open(link.lane().await?, &request).await?;
+        let answer: Result<Cursor, SubscribeError> = feed.next().await?;
+        Ok(answer.map(|cursor| Self { feed, cursor }))
     }
 }
 
@@ -186,13 +164,13 @@ impl Runner {
 
     async fn take(&self, giving: &mut Giving) -> Result<SubscriptionEnd, String> {
         loop {
-            match giving.next().await? {
+            match giving.feed.next().await? {
                 Given::Batch(batch) => {
                     if let Err(error) = self.handle(&batch).await {
                         let (cursor, error) = (self.control.cursor(), error.to_string());
                         return Ok(SubscriptionEnd::Failed { cursor, error });
                     }
-                    giving.say(&Request::Taken).await?;
+                    giving.feed.say(&Request::Taken).await?;
                 }
                 Given::Progress(cursor) => *self.control.lock() = cursor,
                 Given::End(end) => return Ok(end),

@@ -1,5 +1,7 @@
 //! Clients of a cluster whose nodes come and go.
 
+#[path = "support/nobody.rs"]
+mod nobody;
 #[path = "../../host/tests/support/raft_cluster.rs"]
 mod raft_cluster;
 #[path = "support/served.rs"]

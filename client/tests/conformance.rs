@@ -1,5 +1,7 @@
 //! Clients of nodes in other places, judged by the suite that judges every replicator.
 
+#[path = "support/nobody.rs"]
+mod nobody;
 #[path = "../../host/tests/support/raft_cluster.rs"]
 mod raft_cluster;
 #[path = "support/served.rs"]

@@ -1,19 +1,22 @@
 //! What a client says when it cannot know: a refusal of a later attempt says nothing of an earlier one whose answer was lost.
 
+#[path = "support/nobody.rs"]
+mod nobody;
+
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::stream;
+use nobody::Nobody;
 use quorate_client::{Client, ClientConfig, Service};
 use quorate_replicator::{
-    BulkOffer, BulkSink, Channel, CloseError, ClusterId, Commit, Consistency, Cursor, Decision,
-    Durability, EventStream, Frame, FrameId, GroupId, GroupStatus, Handler, Health, Inbound,
-    NodeId, PeerState, Pinned, Position, ProposeError, ReadError, Replicator, Reply, Resource,
-    Role, Scope, SessionId, ShardKey, Status, SubscribeError, Subscription, Transport as _,
+    CloseError, ClusterId, Commit, Consistency, Cursor, Decision, Durability, EventStream, Frame,
+    FrameId, GroupId, GroupStatus, Handler, Health, NodeId, Pinned, Position, ProposeError,
+    ReadError, Replicator, Reply, Resource, Role, Scope, SessionId, ShardKey, Status,
+    SubscribeError, Subscription, Transport as _,
 };
 use quorate_shard::Shards;
 use quorate_transport_quic::{Authority, QuicConfig, QuicTransport, Subject, Validity};
@@ -108,20 +111,6 @@ impl Replicator for Scripted {
 
     async fn close(&self) -> Result<(), CloseError> {
         Ok(())
-    }
-}
-
-#[derive(Debug)]
-struct Nobody;
-
-#[async_trait]
-impl Inbound for Nobody {
-    async fn message(&self, _: NodeId, _: Channel, _: Bytes) {}
-
-    fn peer(&self, _: NodeId, _: PeerState) {}
-
-    fn bulk(&self, _: NodeId, _: BulkOffer) -> Result<Box<dyn BulkSink>, String> {
-        Err("nobody sends here".into())
     }
 }
 

@@ -5,15 +5,12 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use quorate_client::{Client, ClientConfig, Service};
-use quorate_replicator::{
-    BulkOffer, BulkSink, Channel, ClusterId, Durability, Inbound, NodeId, PeerState, Transport as _,
-};
+use quorate_replicator::{ClusterId, Durability, NodeId, Transport as _};
 use quorate_shard::Shards;
 use quorate_transport_quic::{Authority, Identity, QuicConfig, QuicTransport, Subject, Validity};
 
+use crate::nobody::Nobody;
 use crate::raft_cluster::{Maker, RaftCluster};
 
 const CLUSTER: ClusterId = ClusterId::new([7; 16]);
@@ -27,21 +24,6 @@ pub(crate) struct Served {
     /// What the machines that were made last are read through, in the order in which they were made.
     made: Arc<Mutex<Vec<Shards>>>,
     doors: Mutex<Vec<Door>>,
-}
-
-/// No node speaks with this end.
-#[derive(Debug)]
-struct Nobody;
-
-#[async_trait]
-impl Inbound for Nobody {
-    async fn message(&self, _: NodeId, _: Channel, _: Bytes) {}
-
-    fn peer(&self, _: NodeId, _: PeerState) {}
-
-    fn bulk(&self, _: NodeId, _: BulkOffer) -> Result<Box<dyn BulkSink>, String> {
-        Err("nobody sends here".into())
-    }
 }
 
 /// Where clients come to one node.
