@@ -71,7 +71,7 @@ pub enum DataDirError {
     /// Another process uses it, or this one a second time.
     #[error(
         "the data directory is in use: stop the node that holds its LOCK (`fuser -v LOCK` names \
-         it), or give this one a directory of its own"
+         it), ask it with `--connect` if it serves, or give this one a directory of its own"
     )]
     InUse,
     /// It was never set up.
