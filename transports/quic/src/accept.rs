@@ -172,7 +172,10 @@ fn member(node: &Node, id: NodeId) -> Result<Arc<Peer>, String> {
         if id == node.id {
             format!("somebody comes with this node's own certificate, {id}; is it running twice?")
         } else {
-            format!("{id} is not a peer of {}; add it to the members first", node.id)
+            format!(
+                "{id} is not a peer of {}; add it to the members first, and if it was removed from them, under a new number",
+                node.id
+            )
         }
     })
 }

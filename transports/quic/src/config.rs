@@ -80,6 +80,11 @@ pub mod peer_table {
         let mut peers = BTreeMap::new();
         for (key, address) in table {
             let digits = key.strip_prefix('n').unwrap_or(&key);
+            if !has_port(&address) {
+                return Err(D::Error::custom(format!(
+                    "{address:?} is no address of node {digits}: write host:port, as in `{digits} = \"host:7410\"`"
+                )));
+            }
             let number: u64 = digits.parse().map_err(|_| {
                 D::Error::custom(format!(
                     "{key:?} is no node; write its number, as in `2 = \"host:7410\"`"
@@ -91,6 +96,12 @@ pub mod peer_table {
         }
         Ok(peers)
     }
+}
+
+/// Whether it may be `host:port`; whether there is such a host is known when it is dialled.
+fn has_port(address: &str) -> bool {
+    let parts = address.rsplit_once(':');
+    parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
 #[cfg(test)]
@@ -115,6 +126,11 @@ mod tests {
         assert!(error.to_string().contains("\"first\" is no node"), "{error}");
         let error = toml::from_str::<QuicConfig>("[peers]\n1 = \"a:1\"\nn1 = \"a:1\"").unwrap_err();
         assert!(error.to_string().contains("twice"), "{error}");
+        for portless in ["127.0.0.1", "a:", ":7410", "a:port"] {
+            let text = format!("[peers]\n2 = {portless:?}");
+            let error = toml::from_str::<QuicConfig>(&text).unwrap_err();
+            assert!(error.to_string().contains("is no address of node 2"), "{error}");
+        }
         let error = toml::from_str::<QuicConfig>("plaintext = true").unwrap_err();
         assert!(error.to_string().contains("unknown field `plaintext`"), "{error}");
     }

@@ -1,7 +1,7 @@
 //! Files of certificates and keys. What only their owner may read is written that way, and refused otherwise.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::Path;
 
 use crate::{CredentialError, Secret};
@@ -41,7 +41,13 @@ pub(crate) fn write_secret(path: &Path, text: &str) -> Result<(), CredentialErro
 }
 
 fn open(path: &Path) -> Result<File, CredentialError> {
-    File::open(path).map_err(|error| CredentialError::in_file(path, error))
+    File::open(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => CredentialError::in_file(
+            path,
+            format_args!("{error}; correct the path, or make a new one with `quorate certs renew`"),
+        ),
+        _ => CredentialError::in_file(path, error),
+    })
 }
 
 fn read(path: &Path, file: &File) -> Result<String, CredentialError> {

@@ -98,7 +98,17 @@ impl QuicTransport {
                 format!("the certificate is of client {name}; a node needs one of a node");
             QuicError::Config { problem }
         })?;
-        let address = |error: io::Error| QuicError::Address { listen, problem: error.to_string() };
+        let address = |error: io::Error| {
+            let way_out = match error.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "if this node runs already, ask it with `--connect`; else free the port (`ss -ulnp` names who has it), \
+                     or set another address"
+                }
+                _ => "set an address of this machine",
+            };
+            let problem = format!("{error}; {way_out} as transport.quic.listen");
+            QuicError::Address { listen, problem }
+        };
         let socket = UdpSocket::bind(listen).map_err(address)?;
         let listens_on = socket.local_addr().map_err(address)?;
         let (server, client) = configs(&identity, &limits)?;

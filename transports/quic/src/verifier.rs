@@ -134,11 +134,13 @@ impl PeerVerifier {
                  this cluster's authority"
             ),
             CertificateError::ExpiredContext { time, not_after } => format!(
-                "{whose} expired {} s ago; issue a new one and reload it",
+                "{whose} expired {} s ago; issue a new one (`quorate certs renew`) and reload it",
                 time.as_secs().saturating_sub(not_after.as_secs())
             ),
             CertificateError::Expired => {
-                format!("{whose} has expired; issue a new one and reload it")
+                format!(
+                    "{whose} has expired; issue a new one (`quorate certs renew`) and reload it"
+                )
             }
             CertificateError::NotValidYetContext { time, not_before } => format!(
                 "{whose} is not valid before {} s from now; compare the clocks of both machines",
