@@ -7,6 +7,7 @@ use quorate::{Client, GroupStatus, Health, MemberChange, MemberRole, NodeId, Sta
 use serde_json::json;
 
 use crate::cli::{MemberArgs, MemberCommand, Output};
+use crate::cluster::NodeAt;
 use crate::exit::{Exit, Failure};
 use crate::print_as;
 use crate::status::{ASK_WITHIN, health_words};
@@ -26,13 +27,19 @@ pub(crate) async fn run(way: Way, arguments: &MemberArgs, output: Output) -> Res
         // The others do not speak any more with one that is out, so it would never hear that this is done.
         config.nodes.remove(old);
     }
+    let known = config.nodes.clone();
     let client = connect(*config).await?;
-    let result = act(&client, arguments, output).await;
+    let result = act(&client, &known, arguments, output).await;
     client.close().await;
     result
 }
 
-async fn act(client: &Client, arguments: &MemberArgs, output: Output) -> Result<Exit, Failure> {
+async fn act(
+    client: &Client,
+    known: &BTreeMap<NodeId, String>,
+    arguments: &MemberArgs,
+    output: Output,
+) -> Result<Exit, Failure> {
     let MemberArgs { command, within } = arguments;
     let (change, done) = match command {
         MemberCommand::List => return list(client, output).await,
@@ -40,6 +47,7 @@ async fn act(client: &Client, arguments: &MemberArgs, output: Output) -> Result<
             return transfer(client, *to, *group, *within, output).await;
         }
         MemberCommand::Add { node, learner } => {
+            is_new(client, known, node)?;
             let role = if *learner { MemberRole::Learner } else { MemberRole::Voter };
             let change =
                 MemberChange::Add { node: node.node, address: node.address.to_string(), role };
@@ -65,6 +73,22 @@ async fn act(client: &Client, arguments: &MemberArgs, output: Output) -> Result<
     client.replicator().change_members(change, *within).await.map_err(Failure::service)?;
     print_as(output, || json!({ "done": words }), || done)?;
     Ok(Exit::Done)
+}
+
+/// Whether a number is free, as far as this client knows. What is asked for again, at the same address, is done again.
+fn is_new(client: &Client, known: &BTreeMap<NodeId, String>, new: &NodeAt) -> Result<(), Failure> {
+    let status = client.replicator().status();
+    let is_member =
+        status.groups.first().is_some_and(|group| members(group).any(|(node, _)| node == new.node));
+    match known.get(&new.node) {
+        Some(known) if is_member && *known != new.address.to_string() => {
+            Err(Failure::usage(format!(
+                "{} is a member already, at {known}; a number is one node for ever: give the new node another one",
+                new.node
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Makes a node lead one group, or all.

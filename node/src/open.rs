@@ -40,7 +40,10 @@ pub(crate) async fn close(node: &Node, result: Result<Exit, Failure>) -> Result<
 /// What an error says of the exit code.
 pub(crate) fn failure(error: NodeError) -> Failure {
     let exit = match &error {
-        NodeError::Config(_) | NodeError::Open(OpenError::Config { .. }) => Exit::Usage,
+        // A transport does not open with files or an address that it cannot use.
+        NodeError::Config(_)
+        | NodeError::Transport { .. }
+        | NodeError::Open(OpenError::Config { .. }) => Exit::Usage,
         NodeError::Open(
             OpenError::Directory { .. } | OpenError::Corrupt { .. } | OpenError::Restore(_),
         ) => Exit::Data,

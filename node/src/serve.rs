@@ -70,7 +70,7 @@ pub(crate) async fn run(mut config: Config, arguments: &ServeArgs) -> Result<Exi
     };
     let mut lines = Lines::new(node.status().node);
     lines.say(&format!("listens on {}, {about}", network.listens_on));
-    lines.changed(&node.status());
+    lines.changed(&node);
     check_certificates(&lines, &quic);
 
     let mut events = Some(node.events());
@@ -89,9 +89,7 @@ pub(crate) async fn run(mut config: Config, arguments: &ServeArgs) -> Result<Exi
             () = happened(&mut events) => {}
             _ = look.tick() => {}
         }
-        let status = node.status();
-        lines.changed(&status);
-        if let Health::Faulted { cause } = status.health {
+        if let Health::Faulted { cause } = lines.changed(&node).health {
             return open::close(&node, Err(Failure::service(cause))).await;
         }
         if certificates_at.elapsed() >= CERTIFICATES_EVERY {
@@ -182,19 +180,22 @@ struct Lines {
     node: NodeId,
     health: Option<String>,
     leaders: Option<String>,
+    /// Why peers are not reached, as far as it was said.
+    unreached: BTreeMap<NodeId, String>,
 }
 
 impl Lines {
     fn new(node: NodeId) -> Self {
-        Self { node, health: None, leaders: None }
+        Self { node, health: None, leaders: None, unreached: BTreeMap::new() }
     }
 
     fn say(&self, what: &str) {
         tell(&format!("{} {what}\n", self.node));
     }
 
-    fn changed(&mut self, status: &Status) {
-        let (health, leaders) = (health(status), leaders(status));
+    fn changed(&mut self, node: &Node) -> Status {
+        let status = node.status();
+        let (health, leaders) = (health(&status), leaders(&status));
         if self.health.as_ref() != Some(&health) {
             self.say(&health);
         }
@@ -206,6 +207,28 @@ impl Lines {
         self.health = Some(health);
         // Who led last goes on being known while nobody leads: the same again is no news then.
         self.leaders = leaders.or_else(|| self.leaders.take());
+        match &status.health {
+            Health::Waiting { .. } => self.reached(node),
+            // Who serves can do without those.
+            _ => self.unreached.clear(),
+        }
+        status
+    }
+
+    /// Says why peers are not reached, who may be what the node waits for.
+    fn reached(&mut self, node: &Node) {
+        for (peer, state) in node.transport().map(|network| network.peers()).unwrap_or_default() {
+            match state {
+                PeerState::Connecting { reason: Some(reason) } => {
+                    if self.unreached.get(&peer) != Some(&reason) {
+                        self.say(&format!("does not reach {peer}: {reason}"));
+                        self.unreached.insert(peer, reason);
+                    }
+                }
+                PeerState::Connected => drop(self.unreached.remove(&peer)),
+                _ => {}
+            }
+        }
     }
 }
 
