@@ -20,6 +20,7 @@ mod history;
 mod liveness;
 mod log_clock;
 mod pool;
+mod reach;
 mod reads;
 mod sessions;
 mod snapshot;
@@ -39,6 +40,7 @@ pub use effects::{CheckpointJob, Effects, Fetch, FetchFor, Fetched, Sent};
 pub use history::PayloadHash;
 pub use liveness::Liveness;
 pub use pool::HashedFrame;
+pub use reach::Reach;
 pub use sessions::SessionLimits;
 pub use snapshot::{
     SnapshotError, SnapshotHead, SnapshotOffer, SnapshotPlan, SnapshotSink, SnapshotSource,

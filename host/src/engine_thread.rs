@@ -216,7 +216,7 @@ impl EngineThread {
         slot.is_due = false;
         let again = slot.core.turn(now, &mut slot.effects);
         self.show(group);
-        let failed = self.perform(group);
+        let failed = self.perform(now, group);
         if let Err(cause) = failed {
             self.fail_all(&cause);
         } else if again {
@@ -376,7 +376,7 @@ impl EngineThread {
     }
 
     /// Does what the core wants. An error is of the log, which ends every group.
-    fn perform(&mut self, group: usize) -> Result<(), String> {
+    fn perform(&mut self, now: Duration, group: usize) -> Result<(), String> {
         let slot = &mut self.groups[group];
         let (core, effects) = (&mut slot.core, &mut slot.effects);
         match &mut self.network {
@@ -414,7 +414,7 @@ impl EngineThread {
         let slot = &mut self.groups[group];
         if let Some(members) = slot.effects.members.take() {
             slot.members = members;
-            self.tell_members();
+            self.tell_members(now);
         }
         let slot = &mut self.groups[group];
         for fetch in slot.effects.fetches.drain(..) {
@@ -441,15 +441,15 @@ impl EngineThread {
     }
 
     /// Lets the transport reach the members of every group.
-    fn tell_members(&self) {
-        let Some(network) = &self.network else { return };
+    fn tell_members(&mut self, now: Duration) {
+        let Some(network) = &mut self.network else { return };
         let mut members: Vec<Member> = Vec::new();
         for member in self.groups.iter().flat_map(|slot| &slot.members) {
             if members.iter().all(|known| known.node != member.node) {
                 members.push(member.clone());
             }
         }
-        network.members(&members);
+        network.members(now, &members);
     }
 
     /// Gives the log what it has room for.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quorate_engine::{Liveness, Packet, Sent};
+use quorate_engine::{Liveness, Packet, Reach, Sent};
 use quorate_replicator::{
     BulkOffer, BulkSink, Channel, GroupId, Inbound, Member, NodeId, PeerState, Transport,
 };
@@ -26,6 +26,7 @@ pub(crate) struct Network {
     transport: Arc<dyn Transport>,
     snapshots: Arc<Snapshots>,
     liveness: Liveness,
+    reach: Reach,
     runtime: Handle,
 }
 
@@ -49,7 +50,8 @@ impl Network {
             Channel::ALL.map(|channel| (channel, Arc::new(Semaphore::new(WAITING_BYTES_MAX))));
         let receiver = Receiver { inbox, groups, snapshots: Arc::clone(&snapshots), room };
         transport.receive(Arc::new(receiver));
-        Self { transport, snapshots, liveness: Liveness::new(now), runtime }
+        let (liveness, reach) = (Liveness::new(now), Reach::new(transport.local_id()));
+        Self { transport, snapshots, liveness, reach, runtime }
     }
 
     /// Puts a packet into the queues of its receivers. One that finds no room is lost, as on any network: whoever needs it
@@ -67,12 +69,15 @@ impl Network {
         self.liveness.heard(node, now)
     }
 
-    /// Says now and then that this process is there; answers whose have gone.
+    /// Says now and then that this process is there, and lets go of those who were removed; answers whose have gone.
     pub(crate) fn look(&mut self, now: Duration) -> Vec<NodeId> {
         let (say, gone) = self.liveness.look(now);
         if say {
+            if let Some(reached) = self.reach.look(now) {
+                self.transport.members(&reached);
+            }
             let bytes = Packet::Alive.encode(group_id(0));
-            for (peer, _) in self.transport.peers() {
+            for peer in self.peers().filter(|peer| self.reach.is_member(*peer)) {
                 let _ = self.transport.send(peer, Packet::Alive.channel(true), bytes.clone());
             }
         }
@@ -92,12 +97,16 @@ impl Network {
         self.snapshots.discard(group_id(group), index);
     }
 
-    /// Lets the transport reach these members and no others. A list without this node is of the past, as one that joins meets
-    /// it on its way through the log: who leads now may have come later, and must be heard.
-    pub(crate) fn members(&self, members: &[Member]) {
-        if members.iter().any(|member| member.node == self.transport.local_id()) {
-            self.transport.members(members);
+    /// Lets the transport reach these members, and for a while those who were.
+    pub(crate) fn members(&mut self, now: Duration, members: &[Member]) {
+        let before: Vec<_> = self.peers().collect();
+        if let Some(reached) = self.reach.members(now, members, before) {
+            self.transport.members(&reached);
         }
+    }
+
+    fn peers(&self) -> impl Iterator<Item = NodeId> {
+        self.transport.peers().into_iter().map(|(peer, _)| peer)
     }
 
     /// Ends everything of the network and waits for it.

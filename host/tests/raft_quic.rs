@@ -15,8 +15,8 @@ use quorate_conformance::replicator::{Cluster, MachineMaker, ReplicatorFactory, 
 use quorate_driver_raft::RaftDriver;
 use quorate_host::{HostConfig, Hosted};
 use quorate_replicator::{
-    ClusterId, Decision, Driver, Env, Frame, MemberChange, MemberRole, MonotonicClock, NodeId,
-    Replicator, SessionId, Transport as _,
+    ClusterId, Decision, Driver, Env, Frame, GroupId, MemberChange, MemberRole, MonotonicClock,
+    NodeId, Replicator, SessionId, Transport as _,
 };
 use quorate_transport_quic::{Authority, QuicConfig, QuicTransport, Subject, Validity};
 use raft_cluster::raft_config;
@@ -164,5 +164,59 @@ async fn a_node_joins_by_its_address() {
     };
     tokio::time::timeout(within, three).await.unwrap();
     four.close().await.unwrap();
+    cluster.close().await;
+}
+
+/// Waits until `node` says that it was removed.
+async fn until_it_is_told(node: &Arc<dyn Replicator>) {
+    let told = async {
+        let knows = |reason: &String| reason.contains("was removed from the group");
+        while !node.status().groups[0].reason.as_ref().is_some_and(knows) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(Duration::from_secs(60), told).await.is_err() {
+        panic!("it was not told: {:#?}", node.status());
+    }
+}
+
+/// Who is out is no peer any more, and is told so before; and what it asked for is answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_removed_is_told_and_answered() {
+    let machine: MachineMaker = Arc::new(|| Box::<Counter>::default());
+    let cluster = OverQuic::open(4, machine).await;
+    let (session, within) = (SessionId::new([1; 16]), Duration::from_secs(60));
+    let nodes = cluster.nodes();
+    let opened = nodes[0].propose(Frame::open_session(session, shard()), within).await;
+    assert!(matches!(opened, Ok(Decision::Accept(_))), "{opened:?}");
+    nodes[1].transfer(GroupId::new(0), NodeId::new(1), within).await.unwrap();
+    let remove = |number| MemberChange::Remove { node: NodeId::new(number) };
+    // Asked of the one that goes, and of one that is out and may not know so yet.
+    nodes[1].change_members(remove(2), within).await.unwrap();
+    nodes[1].change_members(remove(3), within).await.unwrap();
+    nodes[3].change_members(remove(4), within).await.unwrap();
+    for gone in &nodes[1..] {
+        until_it_is_told(gone).await;
+    }
+    let decided = nodes[0].propose(frame(session, 1, 0, vec![1]), within).await;
+    assert!(matches!(decided, Ok(Decision::Accept(_))), "{decided:?}");
+    cluster.close().await;
+}
+
+/// A leader that is out asks the others whether they can do without it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_removes_itself_hears_that_it_may_go() {
+    let machine: MachineMaker = Arc::new(|| Box::<Counter>::default());
+    let cluster = OverQuic::open(3, machine).await;
+    let (session, within) = (SessionId::new([1; 16]), Duration::from_secs(60));
+    let nodes = cluster.nodes();
+    let opened = nodes[0].propose(Frame::open_session(session, shard()), within).await;
+    assert!(matches!(opened, Ok(Decision::Accept(_))), "{opened:?}");
+    let node = NodeId::new(1);
+    nodes[1].transfer(GroupId::new(0), node, within).await.unwrap();
+    nodes[0].change_members(MemberChange::Remove { node }, within).await.unwrap();
+    nodes[0].close().await.unwrap();
+    let decided = nodes[1].propose(frame(session, 1, 0, vec![1]), within).await;
+    assert!(matches!(decided, Ok(Decision::Accept(_))), "{decided:?}");
     cluster.close().await;
 }
