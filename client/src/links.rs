@@ -220,10 +220,7 @@ impl Keeper {
                     under_way = None;
                     match opened {
                         Ok(opened) if better != Better::Serving || serves(&opened.status()) => {
-                            if !serves(&link.status()) {
-                                // What waits there has to be asked elsewhere.
-                                link.close();
-                            }
+                            leave_behind(&link);
                             link = opened;
                             status = link.watch();
                             self.standing.send_replace(Standing::Linked(Arc::clone(&link)));
@@ -279,6 +276,23 @@ impl Keeper {
         self.standing.send_replace(standing);
         link.node
     }
+}
+
+/// Lets the calls that wait at a node come to their ends there, unless it does not serve: then they are asked elsewhere. A node that was
+/// removed may learn that later than its leader was followed.
+fn leave_behind(link: &Arc<Link>) {
+    let (mut status, link) = (link.watch(), Arc::downgrade(link));
+    tokio::spawn(async move {
+        while serves(&status.borrow_and_update()) {
+            if status.changed().await.is_err() {
+                // The link is not used any more.
+                return;
+            }
+        }
+        if let Some(link) = link.upgrade() {
+            link.close();
+        }
+    });
 }
 
 /// What came of a connection on its way; none if there is none.
