@@ -384,11 +384,16 @@ impl Core {
             })
         };
         let others = || self.members.seats().iter().filter(|seat| seat.raft != self.id());
-        let voters = self.members.voters().filter(|seat| seat.raft == self.id() || counts(seat));
         here && !self.members.joint()
             && self.members.on_its_way().is_none()
-            && voters.count() * 2 > self.members.voters().count()
+            && self.is_majority(&counts)
             && (!self.leads() || others().filter(|seat| counts(seat)).all(settled))
+    }
+
+    /// Whether this node and the others that count are a majority of the voters.
+    pub(crate) fn is_majority(&self, counts: impl Fn(&Seat) -> bool) -> bool {
+        let voters = self.members.voters().filter(|seat| seat.raft == self.id() || counts(seat));
+        voters.count() * 2 > self.members.voters().count()
     }
 
     /// Frees what only a busy group needs.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   leader, quiet for half an election timeout ---Sleep---> followers: their timers stop, and its own
-//!   a batch, a read, a wish, a message, the leader's node is lost ---> awake
+//!   a batch, a read, a wish, a message, the leader's node or the leader's majority is lost ---> awake
 //! ```
 //!
 //! Only time stops for a group that sleeps, and safety does not depend on time. A leader that is lost while all sleep is
@@ -116,7 +116,10 @@ impl RaftEngine {
             }
         } else {
             self.sleep.lost.insert(node);
-            if leader == Some(raft) {
+            let lost = &self.sleep.lost;
+            // A leader whom no majority can follow is to notice that it is none.
+            let alone = leads && !core.is_majority(|seat| !lost.contains(&seat.node));
+            if leader == Some(raft) || alone {
                 self.wake(out);
             }
             self.heard.remove(&raft);
