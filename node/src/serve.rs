@@ -219,11 +219,11 @@ impl Lines {
     fn reached(&mut self, node: &Node) {
         for (peer, state) in node.transport().map(|network| network.peers()).unwrap_or_default() {
             match state {
-                PeerState::Connecting { reason: Some(reason) } => {
-                    if self.unreached.get(&peer) != Some(&reason) {
-                        self.say(&format!("does not reach {peer}: {reason}"));
-                        self.unreached.insert(peer, reason);
-                    }
+                PeerState::Connecting { reason: Some(reason) }
+                    if self.unreached.get(&peer) != Some(&reason) =>
+                {
+                    self.say(&format!("does not reach {peer}: {reason}"));
+                    self.unreached.insert(peer, reason);
                 }
                 PeerState::Connected => drop(self.unreached.remove(&peer)),
                 _ => {}
