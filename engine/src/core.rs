@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_replicator::{
-    AdminError, CheckpointReader, GroupStatus, Member, NodeId, OpenError, Position, StateMachine,
+    AdminError, CheckpointReader, GroupStatus, NodeId, OpenError, Position, StateMachine,
 };
 use quorate_storage::{Entry, Index, Recovered, Seq};
 
@@ -44,6 +44,7 @@ use crate::engine::{
 use crate::forwarding::{self, Incoming};
 use crate::log_clock::LogClock;
 use crate::pool::Pool;
+use crate::reach::MemberList;
 use crate::reads::Reads;
 use crate::state::GroupState;
 use crate::subscriptions::Subscriptions;
@@ -155,7 +156,7 @@ pub struct HostCore<C: Callers> {
     engine_status: EngineStatus,
     asked_status_at: Now,
     status_is_old: bool,
-    members: Vec<Member>,
+    members: MemberList,
     ready: bool,
     storage_full: bool,
     stopped: Option<Stopped>,
@@ -243,7 +244,7 @@ impl<C: Callers> HostCore<C> {
             engine_status,
             asked_status_at: now,
             status_is_old: false,
-            members: Vec::new(),
+            members: MemberList::default(),
             ready: false,
             storage_full: false,
             stopped: None,

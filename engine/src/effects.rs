@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use quorate_replicator::{CheckpointPairs, Event, Member, NodeId};
+use quorate_replicator::{CheckpointPairs, Event, NodeId};
 use quorate_storage::Index;
 
 use crate::callers::{Answer, Callers};
 use crate::engine::{LogWrite, StateHash};
+use crate::reach::MemberList;
 use crate::subscriptions::{Chunk, SubscriptionId, SubscriptionOver};
 use crate::wire::Packet;
 
@@ -34,7 +35,7 @@ pub struct Effects<C: Callers> {
     /// Put a staged snapshot in force; answered by `HostCore::installed`.
     pub install: Option<Index>,
     /// The members changed: let the transport reach them.
-    pub members: Option<Vec<Member>>,
+    pub members: Option<MemberList>,
     /// Proof of another member's misbehaviour, to be kept.
     pub evidence: Vec<Bytes>,
     /// Tell whoever listens.

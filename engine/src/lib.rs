@@ -40,7 +40,7 @@ pub use effects::{CheckpointJob, Effects, Fetch, FetchFor, Fetched, Sent};
 pub use history::PayloadHash;
 pub use liveness::Liveness;
 pub use pool::HashedFrame;
-pub use reach::Reach;
+pub use reach::{MemberList, Reach};
 pub use sessions::SessionLimits;
 pub use snapshot::{
     SnapshotError, SnapshotHead, SnapshotOffer, SnapshotPlan, SnapshotSink, SnapshotSource,

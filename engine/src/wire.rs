@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec;
 use crate::engine::{Admin, Message};
+use crate::reach::MemberList;
 
 /// The version of this encoding.
 const VERSION: u8 = 1;
@@ -32,8 +33,8 @@ const ADMIN_ANSWER: u8 = 5;
 /// What one node says to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Packet {
-    /// The process is there, whatever its groups do.
-    Alive,
+    /// The process is there, whatever its groups do; and who the members are, as far as it knows.
+    Alive(MemberList),
     /// Of an engine to its counterpart.
     Engine(Message),
     /// Frames to be proposed by the receiver.
@@ -105,7 +106,7 @@ impl Packet {
     /// The channel that it travels on.
     pub const fn channel(&self, urgent: bool) -> Channel {
         match self {
-            Self::Alive => Channel::Control,
+            Self::Alive(_) => Channel::Control,
             Self::Engine(_) if urgent => Channel::Control,
             Self::Engine(_) => Channel::Entries,
             Self::Forward(_) | Self::Refused(_) | Self::Admin { .. } | Self::AdminAnswer { .. } => {
@@ -121,7 +122,7 @@ impl Packet {
         bytes.put_u8(self.kind());
         bytes.put_u32_le(group.number());
         match self {
-            Self::Alive => {}
+            Self::Alive(members) => bytes.put_slice(&codec::encode(members)),
             Self::Engine(Message { head, bodies }) => {
                 put_sized(&mut bytes, head);
                 for body in bodies {
@@ -165,7 +166,7 @@ impl Packet {
         let kind = rest.u8()?;
         let group = GroupId::new(rest.u32()?);
         let packet = match kind {
-            ALIVE => Self::Alive,
+            ALIVE => Self::Alive(rest.value()?),
             ENGINE => {
                 let head = rest.sized()?;
                 let mut bodies = Vec::new();
@@ -202,7 +203,7 @@ impl Packet {
 
     const fn kind(&self) -> u8 {
         match self {
-            Self::Alive => ALIVE,
+            Self::Alive(_) => ALIVE,
             Self::Engine(_) => ENGINE,
             Self::Forward(_) => FORWARD,
             Self::Refused(_) => REFUSED,
@@ -285,7 +286,7 @@ impl Rest<'_> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use quorate_replicator::{MemberChange, MemberRole};
+    use quorate_replicator::{Member, MemberChange, MemberRole};
 
     use super::*;
 
@@ -295,8 +296,10 @@ mod tests {
             address: "host:7000".into(),
             role: MemberRole::Voter,
         };
+        let (node, role, address) = (NodeId::new(1), MemberRole::Voter, "host:7001".into());
+        let member = Member { node, role, address };
         vec![
-            Packet::Alive,
+            Packet::Alive(MemberList { since: 9, members: vec![member] }),
             Packet::Engine(Message::default()),
             Packet::Engine(Message {
                 head: Bytes::from_static(b"head"),

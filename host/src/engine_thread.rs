@@ -11,12 +11,10 @@ use std::time::Duration;
 
 use quorate_engine::engine::{Admin, Input, LogWrite};
 use quorate_engine::{
-    Answer, Effects, FetchFor, Fetched, HashedFrame, HostCore, Packet, RecoveredCheckpoint,
-    SubscriptionId, panic_words,
+    Answer, Effects, FetchFor, Fetched, HashedFrame, HostCore, MemberList, Packet,
+    RecoveredCheckpoint, SubscriptionId, panic_words,
 };
-use quorate_replicator::{
-    Clock, Consistency, Cursor, FrameId, Member, NodeId, ProposeError, Scope,
-};
+use quorate_replicator::{Clock, Consistency, Cursor, FrameId, NodeId, ProposeError, Scope};
 use quorate_storage::{Group, Index, LogError, Record, Seq};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -80,7 +78,7 @@ pub(crate) struct GroupSlot {
     subscribers: HashMap<SubscriptionId, mpsc::UnboundedSender<News>>,
     /// Writes that the log had no room for, in order. The engine's window bounds them.
     backlog: VecDeque<LogWrite>,
-    members: Vec<Member>,
+    members: MemberList,
     /// The engine was told of this snapshot, and must want it in its next turn.
     staged: Option<Index>,
     /// When it must turn without being told anything.
@@ -96,7 +94,7 @@ impl GroupSlot {
             effects: Effects::default(),
             subscribers: HashMap::new(),
             backlog: VecDeque::new(),
-            members: Vec::new(),
+            members: MemberList::default(),
             staged: None,
             wake: None,
             is_due: false,
@@ -250,8 +248,12 @@ impl EngineThread {
                 {
                     self.tell_peer(from, true);
                 }
-                // That the process is there is no work for the group.
-                if packet != Packet::Alive {
+                if let Packet::Alive(members) = packet {
+                    // That the process is there is no work for the group.
+                    if let Some(network) = &mut self.network {
+                        network.told(now, from, members);
+                    }
+                } else {
                     self.wake(group);
                     let slot = &mut self.groups[group];
                     slot.core.packet(now, from, packet, &mut slot.effects);
@@ -443,13 +445,7 @@ impl EngineThread {
     /// Lets the transport reach the members of every group.
     fn tell_members(&mut self, now: Duration) {
         let Some(network) = &mut self.network else { return };
-        let mut members: Vec<Member> = Vec::new();
-        for member in self.groups.iter().flat_map(|slot| &slot.members) {
-            if members.iter().all(|known| known.node != member.node) {
-                members.push(member.clone());
-            }
-        }
-        network.members(now, &members);
+        network.members(now, MemberList::of_all(self.groups.iter().map(|slot| &slot.members)));
     }
 
     /// Gives the log what it has room for.

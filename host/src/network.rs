@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quorate_engine::{Liveness, Packet, Reach, Sent};
+use quorate_engine::{Liveness, MemberList, Packet, Reach, Sent};
 use quorate_replicator::{
-    BulkOffer, BulkSink, Channel, GroupId, Inbound, Member, NodeId, PeerState, Transport,
+    BulkOffer, BulkSink, Channel, GroupId, Inbound, NodeId, PeerState, Transport,
 };
 use quorate_storage::Index;
 use tokio::runtime::Handle;
@@ -76,9 +76,10 @@ impl Network {
             if let Some(reached) = self.reach.look(now) {
                 self.transport.members(&reached);
             }
-            let bytes = Packet::Alive.encode(group_id(0));
+            let alive = Packet::Alive(self.reach.known().clone());
+            let bytes = alive.encode(group_id(0));
             for peer in self.peers().filter(|peer| self.reach.is_member(*peer)) {
-                let _ = self.transport.send(peer, Packet::Alive.channel(true), bytes.clone());
+                let _ = self.transport.send(peer, alive.channel(true), bytes.clone());
             }
         }
         gone
@@ -98,9 +99,15 @@ impl Network {
     }
 
     /// Lets the transport reach these members, and for a while those who were.
-    pub(crate) fn members(&mut self, now: Duration, members: &[Member]) {
+    pub(crate) fn members(&mut self, now: Duration, members: MemberList) {
         let before: Vec<_> = self.peers().collect();
-        if let Some(reached) = self.reach.members(now, members, before) {
+        let reached = self.reach.members(now, members, before);
+        self.transport.members(&reached);
+    }
+
+    /// Another process says who the members are.
+    pub(crate) fn told(&mut self, now: Duration, from: NodeId, members: MemberList) {
+        if let Some(reached) = self.reach.told(now, from, members) {
             self.transport.members(&reached);
         }
     }

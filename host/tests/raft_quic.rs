@@ -15,8 +15,8 @@ use quorate_conformance::replicator::{Cluster, MachineMaker, ReplicatorFactory, 
 use quorate_driver_raft::RaftDriver;
 use quorate_host::{HostConfig, Hosted};
 use quorate_replicator::{
-    ClusterId, Decision, Driver, Env, Frame, GroupId, MemberChange, MemberRole, MonotonicClock,
-    NodeId, Replicator, SessionId, Transport as _,
+    ClusterId, Consistency, Decision, Driver, Env, Frame, GroupId, MemberChange, MemberRole,
+    MonotonicClock, NodeId, Replicator, SessionId, Transport as _,
 };
 use quorate_transport_quic::{Authority, QuicConfig, QuicTransport, Subject, Validity};
 use raft_cluster::raft_config;
@@ -218,5 +218,27 @@ async fn a_leader_that_removes_itself_hears_that_it_may_go() {
     nodes[0].close().await.unwrap();
     let decided = nodes[1].propose(frame(session, 1, 0, vec![1]), within).await;
     assert!(matches!(decided, Ok(Decision::Accept(_))), "{decided:?}");
+    cluster.close().await;
+}
+
+/// A node that was away while another one joined, and leads since, hears of it from the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_came_while_a_node_was_away_is_heard() {
+    let machine: MachineMaker = Arc::new(|| Box::<Counter>::default());
+    let cluster = OverQuic::open(3, machine).await;
+    let within = Duration::from_secs(60);
+    let nodes = cluster.nodes();
+    nodes[2].read_barrier(&shard(), Consistency::Linearizable, within).await.unwrap();
+    nodes[2].close().await.unwrap();
+    let (four, address) = cluster.join(3).await;
+    let node = NodeId::new(4);
+    let change = MemberChange::Add { node, address, role: MemberRole::Voter };
+    nodes[0].change_members(change, within).await.unwrap();
+    nodes[0].transfer(GroupId::new(0), node, within).await.unwrap();
+    assert!(cluster.restart(2).await);
+    let back = &cluster.nodes()[2];
+    back.read_barrier(&shard(), Consistency::Linearizable, within).await.unwrap();
+    assert_eq!(back.status().groups[0].leader, Some(node), "nobody else had to lead");
+    four.close().await.unwrap();
     cluster.close().await;
 }

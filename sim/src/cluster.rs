@@ -328,6 +328,7 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
                 machine.failed_starts = 0;
                 machine.shown = laws::Shown::default();
                 machine.liveness = quorate_engine::Liveness::new(local);
+                machine.connect();
                 self.report.starts += 1;
                 self.tell(|it| format!("{} started", it.machines[place].id));
                 self.plan(Duration::ZERO, Event::Alive { place, life });

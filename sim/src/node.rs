@@ -7,12 +7,12 @@ use std::time::Duration;
 use quorate_engine::engine::{Admin, EngineDriver, Input, LogWrite};
 use quorate_engine::{
     Answer, Callers, CheckpointJob, CheckpointPolicy, CoreConfig, Effects, Fetch, Fetched,
-    GroupStores, HashedFrame, HostCore, Packet, RecoveredCheckpoint, Retain, Sent, Start, Stores,
-    StoresConfig, SubscriptionId, SubscriptionOver,
+    GroupStores, HashedFrame, HostCore, MemberList, Packet, RecoveredCheckpoint, Retain, Sent,
+    Start, Stores, StoresConfig, SubscriptionId, SubscriptionOver,
 };
 use quorate_replicator::{
     Accepted, AdminError, Consistency, Cursor, Decision, Frame, FrameId, GroupId, GroupStatus,
-    Member, NodeId, OpenError, Position, ProposeError, ReadError, Scope, SubscribeError,
+    NodeId, OpenError, Position, ProposeError, ReadError, Scope, SubscribeError,
 };
 use quorate_shard::Shards;
 use quorate_storage::{
@@ -107,7 +107,7 @@ pub(crate) struct Node {
     /// Checkpoints to be streamed.
     pub(crate) snapshots: Vec<(NodeId, Index, bytes::Bytes)>,
     /// Who the members are, if that has changed.
-    pub(crate) members: Option<Vec<Member>>,
+    pub(crate) members: Option<MemberList>,
     pub(crate) shards: Shards,
     /// Dropped last: it holds the lock.
     _directory: DataDir,

@@ -23,7 +23,7 @@ impl<C: Callers> HostCore<C> {
         }
         match packet {
             // Of the process, not of a group: the shell takes note of it.
-            Packet::Alive => {}
+            Packet::Alive(_) => {}
             Packet::Engine(message) => self.inputs.push_back(Input::Message { from, message }),
             Packet::Forward(forward) => {
                 let (stream, number) = (forward.stream, forward.number);
@@ -63,10 +63,10 @@ impl<C: Callers> HostCore<C> {
         ) = admin
         {
             let (node, role, address) = (*node, MemberRole::Learner, address.clone());
-            let mut members = self.members.clone();
-            members.retain(|member| member.node != node);
-            members.push(Member { node, role, address });
-            effects.members = Some(members);
+            let mut known = self.members.clone();
+            known.members.retain(|member| member.node != node);
+            known.members.push(Member { node, role, address });
+            effects.members = Some(known);
         }
     }
 

@@ -11,6 +11,7 @@ use crate::callers::{Answer, Callers, sooner};
 use crate::compaction::Running;
 use crate::effects::{CheckpointJob, Effects, Fetch, FetchFor, Sent};
 use crate::engine::{Demand, Input, Now, Outgoing};
+use crate::reach::MemberList;
 use crate::reads::Wants;
 use crate::wire::Packet;
 
@@ -211,9 +212,9 @@ impl<C: Callers> HostCore<C> {
                 effects.sends.push(Sent { to: vec![to], urgent: false, packet });
             }
         }
-        for (_, members) in self.out.members.drain(..) {
-            effects.members = Some(members.clone());
-            self.members.clone_from(&members);
+        for (since, members) in self.out.members.drain(..) {
+            self.members = MemberList { since, members: members.clone() };
+            effects.members = Some(self.members.clone());
             effects.events.push(Event::Members { group: self.config.group, members });
         }
         effects.evidence.append(&mut self.out.evidence);

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use quorate_engine::{Liveness, SubscriptionId};
-use quorate_replicator::{Cursor, NodeId};
+use quorate_engine::{Liveness, Reach, SubscriptionId};
+use quorate_replicator::{Cursor, Member, NodeId};
 use quorate_storage::{Index, SimDisk, Tag};
 
 use super::laws::Shown;
@@ -27,6 +27,7 @@ pub(super) struct Machine {
     pub(super) node: Option<Node>,
     pub(super) sight: Sight,
     pub(super) liveness: Liveness,
+    pub(super) reach: Reach,
     /// What the disk holds while no node runs.
     pub(super) copies: Copies,
     /// What a disk held that was lost: it was there when others counted it.
@@ -53,7 +54,7 @@ pub(super) struct Machine {
     pub(super) subscription: Option<SubscriptionId>,
     /// Calls that wait for an answer of this life.
     pub(super) calls: BTreeSet<u64>,
-    /// Whom it says to that it is there.
+    /// Whom its transport reaches and hears; at first those in its configuration.
     pub(super) peers: Vec<NodeId>,
     /// Who votes, as the engine said last and before that.
     pub(super) voters: [Vec<NodeId>; 2],
@@ -79,6 +80,7 @@ impl Machine {
             node: None,
             sight: Sight::default(),
             liveness: Liveness::new(Duration::ZERO),
+            reach: Reach::new(id),
             copies: Copies::default(),
             lost: Copies::default(),
             ppm: rng.i64(-ppm_max..=ppm_max),
@@ -104,6 +106,22 @@ impl Machine {
             gone: false,
             failed_starts: 0,
         }
+    }
+
+    /// Its transport begins anew, with those in the configuration.
+    pub(super) fn connect(&mut self) {
+        self.reach = Reach::new(self.id);
+        self.peers = self.others(&self.founders);
+    }
+
+    /// Its transport reaches these from now on.
+    pub(super) fn reaches(&mut self, members: &[Member]) {
+        let nodes: Vec<_> = members.iter().map(|member| member.node).collect();
+        self.peers = self.others(&nodes);
+    }
+
+    fn others(&self, nodes: &[NodeId]) -> Vec<NodeId> {
+        nodes.iter().copied().filter(|node| *node != self.id).collect()
     }
 
     /// What its clock shows.

@@ -86,7 +86,8 @@ impl<D: EngineDriver> Cluster<'_, D> {
             return Ok(());
         }
         let target = &self.machines[stream.to];
-        let passes = self.network.passes(stream.from, stream.to)
+        let passes = self.are_peers(stream.from, stream.to)
+            && self.network.passes(stream.from, stream.to)
             && self.network.passes(stream.to, stream.from);
         let moved = match &target.node {
             Some(_) if passes => self.move_piece(&mut stream),

@@ -106,11 +106,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
         let Some(node) = &mut self.machines[place].node else { return };
         let outbox = std::mem::take(&mut node.outbox);
         let snapshots = std::mem::take(&mut node.snapshots);
-        if let Some(members) = node.members.take() {
-            let id = self.machines[place].id;
-            let others = members.iter().map(|member| member.node).filter(|node| *node != id);
-            self.machines[place].peers = others.collect();
-        }
+        let members = node.members.take();
         for Sent { to, urgent, packet } in outbox {
             let channel = packet.channel(urgent);
             let bytes = packet.encode(GROUP);
@@ -121,15 +117,31 @@ impl<D: EngineDriver> Cluster<'_, D> {
         for (to, index, head) in snapshots {
             self.begin_stream(place, to, index, head);
         }
+        let machine = &mut self.machines[place];
+        let local = machine.local(self.now);
+        if let Some(members) = members {
+            let reached = machine.reach.members(local, members, machine.peers.clone());
+            machine.reaches(&reached);
+        }
     }
 
     pub(super) fn send(&mut self, place: usize, to: NodeId, channel: Channel, bytes: &Bytes) {
         let Some(to) = self.place_of(to).filter(|to| *to != place) else { return };
         let from = self.machines[place].id;
+        if !self.are_peers(place, to) {
+            return;
+        }
         let arrivals = self.network.send(place, to, channel, self.now);
         for at in arrivals.into_iter().flatten() {
             self.queue.push(at, Event::Packet { to, from, bytes: bytes.clone() });
         }
+    }
+
+    /// Whether each of two nodes takes the other for a peer: one alone makes no connection.
+    pub(super) fn are_peers(&self, one: usize, other: usize) -> bool {
+        let knows =
+            |of: usize, whom: usize| self.machines[of].peers.contains(&self.machines[whom].id);
+        knows(one, other) && knows(other, one)
     }
 
     pub(super) fn arrived(&mut self, to: usize, from: NodeId, bytes: &Bytes) -> Checked {
@@ -148,8 +160,15 @@ impl<D: EngineDriver> Cluster<'_, D> {
         if returned {
             node.input(Input::Peer { node: from, alive: true });
         }
-        let silent = packet == Packet::Alive && !returned;
-        node.packet(local, from, packet);
+        let silent = matches!(packet, Packet::Alive(_)) && !returned;
+        match packet {
+            Packet::Alive(members) => {
+                if let Some(reached) = machine.reach.told(local, from, members) {
+                    machine.reaches(&reached);
+                }
+            }
+            packet => node.packet(local, from, packet),
+        }
         if silent { Ok(()) } else { self.after(to) }
     }
 
@@ -159,11 +178,16 @@ impl<D: EngineDriver> Cluster<'_, D> {
             return Ok(());
         }
         let machine = &mut self.machines[place];
-        let (says, gone) = machine.liveness.look(machine.local(self.now));
+        let local = machine.local(self.now);
+        let (says, gone) = machine.liveness.look(local);
         let wake = machine.when(machine.liveness.wake_at());
         if says {
-            let peers = machine.peers.clone();
-            let bytes = Packet::Alive.encode(GROUP);
+            if let Some(reached) = machine.reach.look(local) {
+                machine.reaches(&reached);
+            }
+            let mut peers = machine.peers.clone();
+            peers.retain(|peer| machine.reach.is_member(*peer));
+            let bytes = Packet::Alive(machine.reach.known().clone()).encode(GROUP);
             for peer in peers {
                 self.send(place, peer, Channel::Control, &bytes);
             }
