@@ -186,7 +186,7 @@ impl Keeper {
                     lost = Some(self.stay(link).await);
                 }
                 Err(problem) => {
-                    self.standing.send_replace(Standing::Connecting(problem));
+                    self.stands(Standing::Connecting(problem));
                     tokio::time::sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
@@ -199,7 +199,7 @@ impl Keeper {
         let mut status = link.watch();
         // Whoever finds the node connected finds what it told.
         self.told.send_replace(Some(link.status()));
-        self.standing.send_replace(Standing::Linked(Arc::clone(&link)));
+        self.stands(Standing::Linked(Arc::clone(&link)));
         let mut under_way: Option<(Better, Opening)> = None;
         loop {
             let told = status.borrow_and_update().clone();
@@ -223,7 +223,7 @@ impl Keeper {
                             leave_behind(&link);
                             link = opened;
                             status = link.watch();
-                            self.standing.send_replace(Standing::Linked(Arc::clone(&link)));
+                            self.stands(Standing::Linked(Arc::clone(&link)));
                         }
                         Ok(_) => {}
                         Err(problem) => {
@@ -238,16 +238,25 @@ impl Keeper {
         }
     }
 
+    /// How it stands from now on; once the client is closed that stays.
+    fn stands(&self, now: Standing) {
+        self.standing.send_if_modified(|standing| {
+            let open = !matches!(standing, Standing::Closed);
+            if open {
+                *standing = now;
+            }
+            open
+        });
+    }
+
     /// What would be better than the node that told this.
     fn better(&mut self, told: &Status) -> Option<Better> {
-        match leader(told) {
-            Some(leader) => {
-                self.leader = Some(leader);
-                let known = leader != told.node && self.dialler.nodes.contains_key(&leader);
-                known.then_some(Better::Leader(leader))
-            }
-            None => (!serves(told)).then_some(Better::Serving),
-        }
+        let leader = leader(told);
+        self.leader = leader.or(self.leader);
+        let known =
+            |leader: &NodeId| *leader != told.node && self.dialler.nodes.contains_key(leader);
+        let serving = (!serves(told)).then_some(Better::Serving);
+        leader.filter(known).map(Better::Leader).or(serving)
     }
 
     /// Connects with what is better, once it is time to.
@@ -273,7 +282,7 @@ impl Keeper {
         self.shunned = Some((link.node, Instant::now() + LEADER_PAUSE));
         tracing::info!(node = %link.node, "left: {words}");
         let standing = Standing::Connecting(format!("{}: {words}", link.node));
-        self.standing.send_replace(standing);
+        self.stands(standing);
         link.node
     }
 }
