@@ -15,8 +15,9 @@ use crate::exit::{Exit, Failure};
 use crate::print_as;
 use crate::target::{Target, Way};
 
-/// Callers of one session, far fewer than it may have frames unsettled.
-const SESSION_CALLERS: usize = 256;
+/// Callers of one session. Those that go on while one waits longer than the others must not use up the serials that a session may have
+/// unsettled.
+const SESSION_CALLERS: usize = 32;
 
 /// How long a call may take before it counts as failed.
 const CALL_WITHIN: Duration = Duration::from_secs(10);
