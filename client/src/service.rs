@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::OptionFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use quorate_replicator::limits::MESSAGE_BYTES_MAX;
@@ -53,6 +54,14 @@ impl Service {
         let reads = Applied::new(Arc::clone(&replicator), shards);
         Self { replicator, reads, room: Arc::new(Semaphore::new(REQUEST_BYTES_TOTAL)) }
     }
+
+    /// Sets how many bytes of requests may be under way, of all clients together; 256 MiB unless set. More wait unread. Never less
+    /// than one largest message.
+    #[must_use]
+    pub fn request_bytes_total(mut self, bytes: usize) -> Self {
+        self.room = Arc::new(Semaphore::new(bytes.max(MESSAGE_BYTES_MAX)));
+        self
+    }
 }
 
 #[async_trait]
@@ -99,25 +108,31 @@ impl Service {
         receiver: &mut LaneReceiver,
     ) -> Result<(), Ended> {
         let mut running = FuturesUnordered::new();
-        let room = self.room(MESSAGE_BYTES_MAX).await;
-        running.push(self.call(first, room));
+        // The request that was read last, while there is no room for it. Those that have room go on meanwhile, and make some.
+        let mut waiting = Some(Box::pin(self.admit(first, MESSAGE_BYTES_MAX)));
         let mut open = true;
-        while open || !running.is_empty() {
+        while open || waiting.is_some() || !running.is_empty() {
             tokio::select! {
                 Some(answer) = running.next(), if !running.is_empty() => {
-                    let mut answers = answer;
+                    let mut answers: Vec<Bytes> = answer;
                     // What is done by now goes with it in one write.
                     while let Some(Some(answer)) = running.next().now_or_never() {
                         answers.extend(answer);
                     }
                     sender.send(answers).await.map_err(ended)?;
                 }
-                message = receiver.next(), if open && running.len() < LANE_CALLS_MAX => {
+                Some((request, room)) = OptionFuture::from(waiting.as_mut()) => {
+                    waiting = None;
+                    running.push(self.call(request, room));
+                }
+                message = receiver.next(),
+                    if open && waiting.is_none() && running.len() < LANE_CALLS_MAX =>
+                {
                     match message.map_err(ended)? {
                         Some(message) => {
-                            let room = self.room(message.len()).await;
+                            let bytes = message.len();
                             let request = protocol::read_request(message).map_err(ended)?;
-                            running.push(self.call(request, room));
+                            waiting = Some(Box::pin(self.admit(request, bytes)));
                         }
                         None => open = false,
                     }
@@ -128,10 +143,10 @@ impl Service {
     }
 
     /// Waits for room for a request of so many bytes.
-    async fn room(&self, bytes: usize) -> OwnedSemaphorePermit {
+    async fn admit(&self, request: Numbered, bytes: usize) -> (Numbered, OwnedSemaphorePermit) {
         let bytes = u32::try_from(bytes).expect("a message is far smaller");
         let room = Arc::clone(&self.room).acquire_many_owned(bytes).await;
-        room.expect("the semaphore is never closed")
+        (request, room.expect("the semaphore is never closed"))
     }
 
     /// Carries out one call; the parts of its answer.

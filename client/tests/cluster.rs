@@ -84,6 +84,26 @@ async fn keys_and_values_are_those_of_an_embedded_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_wait_for_room_do_not_hold_up_those_that_have_it() {
+    let served = Served::open_kv(1).await;
+    let client = Arc::new(served.client(&[0]).await);
+    let mut puts = tokio::task::JoinSet::new();
+    for number in 0..12 {
+        let client = Arc::clone(&client);
+        puts.spawn(async move {
+            let (key, value) = (format!("{number}"), vec![7; 900_000]);
+            let done = client.kv().put(&shard(), key.as_bytes(), &value, put()).await;
+            done.map(|done| done.revision).map_err(|error| error.to_string())
+        });
+    }
+    let mut revisions = puts.join_all().await.into_iter().collect::<Result<Vec<_>, _>>().unwrap();
+    revisions.sort_unstable();
+    assert_eq!(revisions, (1..=12).collect::<Vec<_>>());
+    client.close().await;
+    served.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_is_followed() {
     let served = Served::open_kv(3).await;
     let leader = served.cluster.leader().await;
