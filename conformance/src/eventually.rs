@@ -1,6 +1,10 @@
 //! Waiting for what must come, with a limit that names what did not.
 
+use std::fmt::Debug;
+use std::panic::Location;
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// How long anything that must happen may take before the suite calls it missing. Generous, since it is only waited out
 /// when a clause is broken.
@@ -18,11 +22,38 @@ pub(crate) async fn within<T>(clause: &str, future: impl Future<Output = T>) -> 
 }
 
 /// Waits until `condition` holds, or panics with the clause that says it must.
-pub(crate) async fn eventually(clause: &str, mut condition: impl FnMut() -> bool) {
-    within(clause, async {
-        while !condition() {
+pub(crate) async fn eventually(clause: &str, condition: impl FnMut() -> bool) {
+    until(clause, PATIENCE, condition, |holds| *holds).await;
+}
+
+/// Looks again and again, until what is seen is as it should be, and gives that.
+///
+/// # Panics
+///
+/// If it is not within this time, with what was seen last.
+///
+/// # Cancel safety
+///
+/// It only looks.
+#[track_caller]
+pub fn until<T: Debug>(
+    what: &str,
+    patience: Duration,
+    mut look: impl FnMut() -> T,
+    is: impl Fn(&T) -> bool,
+) -> impl Future<Output = T> {
+    let (caller, begun) = (Location::caller(), Instant::now());
+    async move {
+        loop {
+            let seen = look();
+            if is(&seen) {
+                return seen;
+            }
+            assert!(
+                begun.elapsed() < patience,
+                "{caller}: {what} (waited {patience:?}): {seen:#?}"
+            );
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-    })
-    .await;
+    }
 }

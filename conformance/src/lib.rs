@@ -10,15 +10,20 @@
 //! | [`replicator()`](replicator::replicator) | [`Replicator`](quorate_replicator::Replicator) | [`ReplicatorFactory`] |
 //! | [`engine()`](engine::engine) | [`Engine`](quorate_engine::engine::Engine) | [`EngineFactory`] |
 //!
+//! Beside them is what tests of several crates share: [`linearizable()`](linearizable::linearizable) judges what clients were told of keys
+//! and values, and [`until`] waits for what must come.
+//!
 //! The suite of engines is synchronous and runs in virtual time. The others run on a tokio runtime with time enabled, of
 //! either flavour.
 
 pub mod engine;
+pub mod linearizable;
 pub mod replicator;
 pub mod transport;
 
 mod eventually;
 
 pub use engine::EngineFactory;
+pub use eventually::until;
 pub use replicator::{Cluster, MachineMaker, ReplicatorFactory};
 pub use transport::{Network, TransportFactory};
