@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use quorate_client::Client;
+use quorate_conformance::until;
 use quorate_replicator::{
     Accepted, Cursor, GroupId, Handler, HandlerError, Health, MemberChange, NodeId, Position,
     ReadError, Scope, ShardKey,
@@ -29,16 +30,6 @@ fn shard() -> ShardKey {
 
 fn put() -> PutOptions<'static> {
     PutOptions::default().within(WITHIN)
-}
-
-/// Waits until `so`, and fails after [`WITHIN`].
-async fn until(what: &str, so: impl Fn() -> bool) {
-    let waiting = async {
-        while !so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(WITHIN, waiting).await.unwrap_or_else(|_| panic!("not in time: {what}"));
 }
 
 fn node_of(client: &Client) -> NodeId {
@@ -108,10 +99,10 @@ async fn the_leader_is_followed() {
     let served = Served::open_kv(3).await;
     let leader = served.cluster.leader().await;
     let client = served.client(&[0, 1, 2]).await;
-    until("the client is with the leader", || node_of(&client) == leader).await;
+    until("the client is with the leader", WITHIN, || node_of(&client), |it| *it == leader).await;
     let next = NodeId::new(leader.number() % 3 + 1);
     client.replicator().transfer(GroupId::new(0), next, WITHIN).await.unwrap();
-    until("the client is with the new leader", || node_of(&client) == next).await;
+    until("the client is with the new leader", WITHIN, || node_of(&client), |it| *it == next).await;
     client.kv().put(&shard(), b"a", b"1", put()).await.unwrap();
     // One that knows only a follower stays with that, and its frames are forwarded.
     let follower = (next.number() % 3) as usize;
@@ -211,14 +202,22 @@ async fn a_subscription_goes_on_with_another_node() {
         }
         let node = node_of(&client).number() as usize - 1;
         served.close_door(node).await;
-        until("the client is with another node", || {
-            let status = client.replicator().status();
-            status.health == Health::Ready && status.node.number() as usize - 1 != node
-        })
+        until(
+            "the client is with another node",
+            WITHIN,
+            || client.replicator().status(),
+            |status| status.health == Health::Ready && status.node.number() as usize - 1 != node,
+        )
         .await;
         served.serve(node);
     }
-    until("everything is given", || collector.0.lock().unwrap().len() >= expected.len()).await;
+    until(
+        "everything is given",
+        WITHIN,
+        || collector.0.lock().unwrap().len(),
+        |it| *it >= expected.len(),
+    )
+    .await;
     assert_eq!(*collector.0.lock().unwrap(), expected, "each frame once, in order, and no other");
     let last = expected.last().map(|last| last.index);
     let reached = |cursor: &Cursor| cursor.position(GroupId::new(0)).map(|place| place.index);
@@ -233,7 +232,13 @@ async fn a_cluster_that_does_not_answer_is_told_with_each_reason() {
     let served = Served::open_kv(1).await;
     let client = served.client(&[0]).await;
     served.close_door(0).await;
-    until("the loss is noticed", || client.replicator().status().health != Health::Ready).await;
+    until(
+        "the loss is noticed",
+        WITHIN,
+        || client.replicator().status().health,
+        |it| *it != Health::Ready,
+    )
+    .await;
     let short = Duration::from_millis(50);
     let error = client.kv().put(&shard(), b"a", b"", put().within(short)).await.unwrap_err();
     assert!(error.to_string().contains("n1"), "{error}");
@@ -268,9 +273,12 @@ async fn a_node_that_does_not_serve_is_left_for_one_that_does() {
     // One that was with the wrong node moves, and what waits there moves with it.
     let wrong = served.client(&[1, 0]).await;
     served.close_door(0).await;
-    until("the client is with a node that does not serve", || {
-        wrong.replicator().status().node == two
-    })
+    until(
+        "the client is with a node that does not serve",
+        WITHIN,
+        || node_of(&wrong),
+        |it| *it == two,
+    )
     .await;
     let waiting = tokio::spawn(async move {
         let done = wrong.kv().put(&shard(), b"b", b"1", put()).await;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use counter::{Counter, frame, shard};
+use quorate_conformance::until;
 use quorate_engine::Packet;
 use quorate_engine::engine::Message;
 use quorate_replicator::{
@@ -52,17 +53,6 @@ fn counted(decision: &Decision) -> u64 {
     u64::from_le_bytes(commit.reply.bytes().unwrap().as_ref().try_into().unwrap())
 }
 
-async fn until(what: &str, node: &Arc<dyn Replicator>, is: impl Fn(&dyn Replicator) -> bool) {
-    let seen = async {
-        while !is(&**node) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    if tokio::time::timeout(LONG, seen).await.is_err() {
-        panic!("{what}: {:#?}", node.status());
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_quorum_calls_end_at_their_deadline_and_say_why() {
     let (cluster, _) = cluster().await;
@@ -78,7 +68,7 @@ async fn without_a_quorum_calls_end_at_their_deadline_and_say_why() {
     let decision = left.decision(&shard(), frame(SESSION, 1, 0, vec![]).id, SHORT).await;
     assert_eq!(decision, Err(ReadError::Timeout));
     // It knows that it leads nobody any more, and says whom it misses.
-    until("a reason", &left, |left| left.status().groups[0].reason.is_some()).await;
+    until("a reason", LONG, || left.status(), |left| left.groups[0].reason.is_some()).await;
     let status = left.status();
     let reason = status.groups[0].reason.clone().unwrap();
     assert_eq!(status.health, Health::Waiting { reason }, "it cannot decide, and says so");
@@ -174,7 +164,7 @@ async fn a_leader_whose_disk_is_full_steps_down_and_the_others_go_on() {
     assert!(matches!(decided, Decision::Accept(_)), "{decided:?}");
     // With room again it takes part again.
     disks[&leader].set_capacity(None);
-    until("room", &full, |full| full.status().health == Health::Ready).await;
+    until("room", LONG, || full.status(), |full| full.health == Health::Ready).await;
     let decided =
         full.propose(frame(SESSION, serial + 3, serial + 3, vec![1]), LONG).await.unwrap();
     assert_eq!(counted(&decided), counted(&other_count(&other, serial + 4).await) - 1);

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use counter::{Counter, frame, shard};
+use quorate_conformance::until;
 use quorate_replicator::{
     AdminError, Consistency, Decision, Durability, Frame, Health, MemberChange, MemberRole, NodeId,
     Replicator, SessionId,
@@ -40,18 +41,6 @@ async fn cluster() -> RaftCluster {
 
 fn add(number: u64) -> MemberChange {
     MemberChange::Add { node: node(number), address: String::new(), role: MemberRole::Voter }
-}
-
-/// Waits until what `node` says of itself is as it should be.
-async fn until(what: &str, node: &Arc<dyn Replicator>, is: impl Fn(&dyn Replicator) -> bool) {
-    let seen = async {
-        while !is(&**node) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    if tokio::time::timeout(LONG, seen).await.is_err() {
-        panic!("{what}: {:#?}", node.status());
-    }
 }
 
 async fn count(node: &Arc<dyn Replicator>, serial: u64) -> u64 {
@@ -101,18 +90,18 @@ async fn members_change_while_others_decide() {
     let leader = cluster.leader().await;
     // Whoever leads when a node joins, it has no first entry to send.
     for founder in cluster.nodes() {
-        until("checkpoints", &founder, |node| node.status().groups[0].log_first > 50).await;
+        until("checkpoints", LONG, || founder.status(), |node| node.groups[0].log_first > 50).await;
     }
 
     // A node that nobody has added waits, and says for what.
     let four = cluster.start(node(4)).await.unwrap();
-    until("a reason", &four, |four| four.status().groups[0].reason.is_some()).await;
+    until("a reason", LONG, || four.status(), |four| four.groups[0].reason.is_some()).await;
     assert!(matches!(four.status().health, Health::Waiting { .. }), "{:?}", four.status());
     // Asked of one that does not lead.
     let follower = cluster.nodes().into_iter().find(|it| it.status().node != leader).unwrap();
     follower.change_members(add(4), LONG).await.unwrap();
-    until("four voters", &four, |four| four.status().groups[0].members.len() == 4).await;
-    until("it serves", &four, |four| four.status().health == Health::Ready).await;
+    until("four voters", LONG, || four.status(), |four| four.groups[0].members.len() == 4).await;
+    until("it serves", LONG, || four.status(), |four| four.health == Health::Ready).await;
     let began = four.status().groups.remove(0);
     assert!(began.log_first > 1, "it began with a snapshot: {began:#?}");
     // Asked again, it is so already.
@@ -121,7 +110,7 @@ async fn members_change_while_others_decide() {
     let to =
         cluster.nodes().iter().map(|node| node.status().node).find(|id| *id != leader).unwrap();
     follower.transfer(quorate_replicator::GroupId::new(0), to, LONG).await.unwrap();
-    until("the new leader", &follower, |it| it.status().groups[0].leader == Some(to)).await;
+    until("the new leader", LONG, || follower.status(), |it| it.groups[0].leader == Some(to)).await;
 
     // The leader is removed, by asking itself.
     let removed = cluster.node(to);
@@ -129,7 +118,7 @@ async fn members_change_while_others_decide() {
     let rest: Vec<_> =
         cluster.nodes().into_iter().filter(|node| node.status().node != to).collect();
     for left in &rest {
-        until("three voters", left, |it| it.status().groups[0].members.len() == 3).await;
+        until("three voters", LONG, || left.status(), |it| it.groups[0].members.len() == 3).await;
     }
     cluster.stop(to).await;
 
@@ -137,14 +126,22 @@ async fn members_change_while_others_decide() {
     let five = cluster.start(node(5)).await.unwrap();
     let change = MemberChange::Replace { old, new: node(5), address: String::new() };
     rest[1].change_members(change, LONG).await.unwrap();
-    until("replaced", &five, |five| {
-        let members = &five.status().groups[0].members;
-        members.len() == 3 && members.contains(&node(5)) && !members.contains(&old)
-    })
+    until(
+        "replaced",
+        LONG,
+        || five.status(),
+        |five| {
+            let members = &five.groups[0].members;
+            members.len() == 3 && members.contains(&node(5)) && !members.contains(&old)
+        },
+    )
     .await;
-    until("it is told", &rest[0], |it| {
-        it.status().groups[0].reason.as_ref().is_some_and(|reason| reason.contains("removed"))
-    })
+    until(
+        "it is told",
+        LONG,
+        || rest[0].status(),
+        |it| it.groups[0].reason.as_ref().is_some_and(|reason| reason.contains("removed")),
+    )
     .await;
     cluster.stop(old).await;
 
@@ -181,13 +178,17 @@ async fn what_would_lose_the_quorum_is_refused_with_the_reason() {
     let others: Vec<_> = (1..=3).map(node).filter(|it| *it != leader).collect();
     cluster.stop(others[0]).await;
     let asked = cluster.node(leader);
-    until("it is missed", &asked, |asked| {
-        let group = asked.status().groups.remove(0);
-        group.peers.iter().any(|peer| {
-            peer.node == others[0]
-                && peer.last_contact.is_none_or(|ago| ago > Duration::from_secs(1))
-        })
-    })
+    until(
+        "it is missed",
+        LONG,
+        || asked.status(),
+        |asked| {
+            asked.groups[0].peers.iter().any(|peer| {
+                peer.node == others[0]
+                    && peer.last_contact.is_none_or(|ago| ago > Duration::from_secs(1))
+            })
+        },
+    )
     .await;
     let remove = MemberChange::Remove { node: others[1] };
     let error = asked.change_members(remove, LONG).await.unwrap_err();
@@ -207,12 +208,17 @@ async fn a_node_that_lost_its_disk_is_refused_and_joins_anew() {
     cluster.stop(lost).await;
     std::fs::remove_dir_all(cluster.path(lost)).unwrap();
     let wiped = cluster.start(lost).await.unwrap();
-    until("it says what to do", &wiped, |it| match it.status().health {
-        Health::Waiting { reason } => {
-            reason.contains("remove n") && reason.contains("add it again")
-        }
-        _ => false,
-    })
+    until(
+        "it says what to do",
+        LONG,
+        || wiped.status(),
+        |it| match &it.health {
+            Health::Waiting { reason } => {
+                reason.contains("remove n") && reason.contains("add it again")
+            }
+            _ => false,
+        },
+    )
     .await;
     assert!(wiped.status().groups[0].leader.is_none(), "it takes no part");
     cluster.stop(lost).await;

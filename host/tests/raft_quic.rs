@@ -12,11 +12,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use counter::{Counter, frame, shard};
 use quorate_conformance::replicator::{Cluster, MachineMaker, ReplicatorFactory, replicator};
+use quorate_conformance::until;
 use quorate_driver_raft::RaftDriver;
 use quorate_host::{HostConfig, Hosted};
 use quorate_replicator::{
     ClusterId, Consistency, Decision, Driver, Env, Frame, GroupId, MemberChange, MemberRole,
-    MonotonicClock, NodeId, Replicator, SessionId, Transport as _,
+    MonotonicClock, NodeId, Replicator, SessionId, Status, Transport as _,
 };
 use quorate_transport_quic::{Authority, QuicConfig, QuicTransport, Subject, Validity};
 use raft_cluster::raft_config;
@@ -157,27 +158,16 @@ async fn a_node_joins_by_its_address() {
     let decided = four.propose(frame(session, 1, 0, vec![1]), within).await;
     assert!(matches!(decided, Ok(Decision::Accept(_))), "{decided:?}");
     one.change_members(MemberChange::Remove { node }, within).await.unwrap();
-    let three = async {
-        while one.status().groups[0].members.len() != 3 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(within, three).await.unwrap();
+    until("three members", within, || one.status(), |it| it.groups[0].members.len() == 3).await;
     four.close().await.unwrap();
     cluster.close().await;
 }
 
 /// Waits until `node` says that it was removed.
 async fn until_it_is_told(node: &Arc<dyn Replicator>) {
-    let told = async {
-        let knows = |reason: &String| reason.contains("was removed from the group");
-        while !node.status().groups[0].reason.as_ref().is_some_and(knows) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    if tokio::time::timeout(Duration::from_secs(60), told).await.is_err() {
-        panic!("it was not told: {:#?}", node.status());
-    }
+    let knows = |reason: &String| reason.contains("was removed from the group");
+    let told = |it: &Status| it.groups[0].reason.as_ref().is_some_and(knows);
+    until("it is told", Duration::from_secs(60), || node.status(), told).await;
 }
 
 /// Who is out is no peer any more, and is told so before; and what it asked for is answered.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use quorate_conformance::until;
 use quorate_host::Retain;
 use quorate_replicator::{
     Durability, GroupStatus, MemberChange, MemberRole, NodeId, Replicator, Session, ShardKey,
@@ -83,14 +84,6 @@ fn cluster(scale: &Scale, made: &Made) -> RaftCluster {
     cluster
 }
 
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < LONG, "{what} does not come about");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
 /// Writes keys from 0 to `values`, again and again, and counts.
 async fn write(kv: Kv, from: u64, values: u64, done: Arc<AtomicBool>, count: Arc<AtomicU64>) {
     let shard = shard();
@@ -134,8 +127,8 @@ async fn a_node_joins_by_snapshot_while_writes_go_on_although_it_is_killed() {
         tokio::try_join!(cluster.start(nodes[0]), cluster.start(nodes[1]), cluster.start(nodes[2]))
             .unwrap();
     let founders = [one, two, three];
-    until("a leader", || founders.iter().any(|node| group(node).leader.is_some())).await;
-    let led = founders.iter().find_map(|node| group(node).leader).unwrap();
+    let leader = || founders.iter().find_map(|node| group(node).leader);
+    let led = until("a leader", LONG, leader, Option::is_some).await.unwrap();
     let leader = Arc::clone(&founders[led.number() as usize - 1]);
 
     let session = Arc::new(Session::new(Arc::clone(&leader)).unwrap());
@@ -150,13 +143,13 @@ async fn a_node_joins_by_snapshot_while_writes_go_on_although_it_is_killed() {
         })
         .collect();
     let written = || count.load(Ordering::Acquire);
-    until("all values", || written() >= scale.values + WRITERS).await;
+    until("all values", LONG, &written, |it| *it >= scale.values + WRITERS).await;
     println!(
         "{} values of {VALUE_BYTES} bytes were written in {:.1?}",
         scale.values,
         begun.elapsed()
     );
-    until("a trimmed log", || group(&leader).log_first > 1).await;
+    until("a trimmed log", LONG, || group(&leader).log_first, |it| *it > 1).await;
     let rate = |writes: u64, took: Duration| writes as f64 / took.as_secs_f64();
     let (writes, begun) = (written(), Instant::now());
     tokio::time::sleep(scale.window).await;
@@ -178,10 +171,12 @@ async fn a_node_joins_by_snapshot_while_writes_go_on_although_it_is_killed() {
         let at = random.f64();
         // What the sender says stays as it was until it has reached the new life of the receiver.
         let before = fraction(&founders);
-        until("a snapshot on its way", || {
-            let now = fraction(&founders);
-            now != before && now.is_some_and(|now| now >= at) || group(&joining).applied > 0
-        })
+        until(
+            "a snapshot on its way",
+            LONG,
+            || (fraction(&founders), group(&joining).applied),
+            |(now, applied)| *now != before && now.is_some_and(|now| now >= at) || *applied > 0,
+        )
         .await;
         println!("kill {kill} at {:?}, wanted at {at:.2}", fraction(&founders));
         cluster.stop(JOINS).await;
@@ -189,10 +184,10 @@ async fn a_node_joins_by_snapshot_while_writes_go_on_although_it_is_killed() {
     }
     let (writes, begun) = (written(), Instant::now());
     let reached = group(&leader).applied;
-    until("an installed snapshot", || group(&joining).applied > 0).await;
+    until("an installed snapshot", LONG, || group(&joining).applied, |it| *it > 0).await;
     let installed = begun.elapsed();
     let during = rate(written() - writes, installed);
-    until("the newest batch", || group(&joining).applied >= reached).await;
+    until("the newest batch", LONG, || group(&joining).applied, |it| *it >= reached).await;
     println!(
         "{during:.0} writes/s ({:.0} %) for {installed:.1?} while it was sent and installed, caught up after {:.1?}",
         100.0 * during / alone,
@@ -200,7 +195,7 @@ async fn a_node_joins_by_snapshot_while_writes_go_on_although_it_is_killed() {
     );
     assert!(written() > writes, "writes go on meanwhile");
     added.await.unwrap();
-    until("a voter", || group(&leader).members.contains(&JOINS)).await;
+    until("a voter", LONG, || group(&leader).members, |it| it.contains(&JOINS)).await;
     let first = group(&joining).log_first;
     assert!(first > 1, "its log begins after a snapshot, at {first}");
 
@@ -210,14 +205,12 @@ async fn a_node_joins_by_snapshot_while_writes_go_on_although_it_is_killed() {
         writer.await.unwrap();
     }
     let last = group(&leader).applied;
-    let all = || cluster.nodes();
-    until("the same index everywhere", || all().iter().all(|node| group(node).applied >= last))
-        .await;
-    until("the same history everywhere", || {
-        let groups: Vec<_> = all().iter().map(group).collect();
-        groups
-            .windows(2)
-            .all(|two| (two[0].applied, two[0].history) == (two[1].applied, two[1].history))
+    let all = || {
+        let groups = cluster.nodes().iter().map(group).collect::<Vec<_>>();
+        groups.iter().map(|group| (group.applied, group.history)).collect::<Vec<_>>()
+    };
+    until("the same history everywhere", LONG, all, |all| {
+        all.iter().all(|it| it.0 >= last && *it == all[0])
     })
     .await;
     let session = Arc::new(Session::new(Arc::clone(&joining)).unwrap());

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 pub(crate) const GROUP: GroupId = GroupId::new(0);
 
 /// Longer than any step takes.
-const LONG: Duration = Duration::from_secs(120);
+pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 pub(crate) const CACHE_BYTES: usize = 4 << 20;
 

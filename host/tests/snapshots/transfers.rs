@@ -1,26 +1,15 @@
 //! One snapshot from one node to another.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
+use quorate_conformance::until;
 use quorate_engine::SnapshotOffer;
 use quorate_engine::engine::Input;
 use quorate_host::{SnapshotReport, SnapshotWay};
 use quorate_replicator::{BulkId, BulkOffer, NodeId};
 
-use crate::fixture::{GROUP, Node, assert_same, hub, pairs};
-
-/// Waits until a condition holds that tasks bring about.
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    let wait = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
-    waited.unwrap_or_else(|_| panic!("{what} did not come about"));
-}
+use crate::fixture::{GROUP, LONG, Node, assert_same, hub, pairs};
 
 /// How much of what comes to a node has come.
 fn received(node: &Node) -> u64 {
@@ -82,7 +71,7 @@ async fn what_was_cut_off_goes_on_where_it_stopped() {
     from.write(7, pairs(1, 2000, 4000));
     from.send(&to, 7);
     for cut in 1..=8_u64 {
-        until("progress", || received(&to) > cut * 800_000).await;
+        until("progress", LONG, || received(&to), |it| *it > cut * 800_000).await;
         if cut % 2 == 0 {
             hub.cut_bulk(from.id, to.id);
         } else {
@@ -108,7 +97,7 @@ async fn what_the_sender_gave_up_goes_on_when_it_is_sent_again() {
     let (mut from, mut to) = (Node::new(&hub, 1), Node::new(&hub, 2));
     from.write(7, pairs(1, 2000, 4000));
     from.send(&to, 7);
-    until("progress", || received(&to) > 2_000_000).await;
+    until("progress", LONG, || received(&to), |it| *it > 2_000_000).await;
     hub.cut(from.id, to.id);
     assert!(from.sent().await.unwrap_err().contains("cannot be reached"));
     hub.restore(from.id, to.id);
@@ -134,7 +123,7 @@ async fn another_send_to_the_same_node_takes_the_place_of_the_first() {
     let (mut from, mut to) = (Node::new(&hub, 1), Node::new(&hub, 2));
     from.write(7, pairs(1, 2000, 4000));
     from.send(&to, 7);
-    until("progress", || received(&to) > 1_000_000).await;
+    until("progress", LONG, || received(&to), |it| *it > 1_000_000).await;
     from.write(8, pairs(2, 10, 10));
     from.send(&to, 8);
     assert!(from.sent().await.unwrap_err().contains("another snapshot"));
@@ -216,7 +205,7 @@ async fn a_newer_snapshot_takes_the_place_of_an_older_one_and_no_other_way_round
     from.write(7, pairs(2, 2000, 4000));
     newer.write(9, pairs(3, 30, 400));
     from.send(&to, 7);
-    until("progress", || received(&to) > 1_000_000).await;
+    until("progress", LONG, || received(&to), |it| *it > 1_000_000).await;
     older.send(&to, 5);
     let refused = older.sent().await.unwrap_err();
     assert!(
@@ -244,7 +233,7 @@ async fn one_that_was_cut_off_for_good_does_not_keep_an_older_one_out() {
     from.write(7, pairs(2, 2000, 4000));
     other.write(5, pairs(1, 30, 400));
     from.send(&to, 7);
-    until("progress", || received(&to) > 1_000_000).await;
+    until("progress", LONG, || received(&to), |it| *it > 1_000_000).await;
     hub.disconnect(from.id);
     assert!(from.sent().await.is_err());
     other.send(&to, 5);
@@ -299,7 +288,7 @@ async fn closing_ends_what_is_sent_and_what_is_received() {
         let (from, to) = (Node::new(&hub, 1), Node::new(&hub, 2));
         from.write(7, pairs(1, 2000, 4000));
         from.send(&to, 7);
-        until("progress", || received(&to) > 1_000_000).await;
+        until("progress", LONG, || received(&to), |it| *it > 1_000_000).await;
         let mut nodes = [from, to];
         nodes.rotate_left(closes_first);
         for mut node in nodes {
