@@ -11,11 +11,15 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
     const LEAVES: [&str; 2] = ["quorate-replicator", "quorate-storage"];
     let mut allowed = Vec::new();
     match name {
-        "quorate-replicator" | "quorate-storage" => {}
+        "quorate-replicator" | "quorate-storage" | "quorate-certificate" => {}
         "quorate-engine" => allowed.extend(LEAVES),
         "quorate-host" => {
             allowed.extend(LEAVES);
             allowed.push("quorate-engine");
+        }
+        "quorate-driver-quorum" => {
+            allowed.extend(LEAVES);
+            allowed.extend(["quorate-engine", "quorate-certificate"]);
         }
         _ if name.starts_with("quorate-driver-") => {
             allowed.extend(LEAVES);
@@ -33,7 +37,9 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
                 "quorate-host",
                 "quorate-shard",
                 "quorate-client",
+                "quorate-certificate",
                 "quorate-driver-local",
+                "quorate-driver-quorum",
                 "quorate-driver-raft",
                 "quorate-transport-memory",
                 "quorate-transport-quic",
@@ -47,7 +53,9 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
                 "quorate-engine",
                 "quorate-host",
                 "quorate-shard",
+                "quorate-certificate",
                 "quorate-driver-local",
+                "quorate-driver-quorum",
                 "quorate-driver-raft",
                 "quorate-transport-memory",
             ]);
@@ -89,7 +97,13 @@ fn arrows_between_crates_run_one_way() {
 
 #[test]
 fn the_contract_and_the_engines_know_no_runtime() {
-    for package in ["quorate-replicator", "quorate-engine", "quorate-storage", "quorate-shard"] {
+    for package in [
+        "quorate-replicator",
+        "quorate-engine",
+        "quorate-storage",
+        "quorate-shard",
+        "quorate-certificate",
+    ] {
         let crates = tree(&["-p", package, "-e", "normal"]);
         assert!(
             !crates.iter().any(|line| line.starts_with("tokio ")),
