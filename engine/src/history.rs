@@ -1,6 +1,6 @@
 //! Hashes that tell whether two nodes have lived through the same.
 
-use quorate_replicator::{Frame, FrameId, LogTime, Outcomes};
+use quorate_replicator::{Frame, FrameId, LogTime, Outcomes, Rejection};
 use quorate_storage::Index;
 
 use crate::engine::StateHash;
@@ -120,6 +120,10 @@ impl History {
             scratch.extend_from_slice(id.session.as_bytes());
             scratch.extend_from_slice(&id.serial.to_le_bytes());
             scratch.push(verdict.code());
+            if let Verdict::Rejected(Rejection::Refused { reason }) = verdict {
+                scratch.extend_from_slice(&(reason.len() as u64).to_le_bytes());
+                scratch.extend_from_slice(reason.as_bytes());
+            }
         }
         for reply in outcomes.replies() {
             scratch.extend_from_slice(&(reply.len() as u64).to_le_bytes());

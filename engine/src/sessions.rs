@@ -4,10 +4,10 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_replicator::limits::REPLY_KEPT_BYTES_MAX;
+use quorate_replicator::limits::{REFUSAL_BYTES_MAX, REPLY_KEPT_BYTES_MAX};
 use quorate_replicator::{
     Commit, Decision, Frame, FrameId, FrameRole, GroupId, LogTime, Pair, Position, Rejection,
-    Reply, Resource, RestoreError, SessionId,
+    Reply, Resource, RestoreError, SessionId, StateMachine,
 };
 use quorate_storage::Index;
 use serde::{Deserialize, Serialize};
@@ -161,13 +161,14 @@ impl Sessions {
     }
 
     /// Judges one frame at its place, and notes it as decided where that is what the verdict says. The reply of a
-    /// fresh frame comes later, by [`reply`](Self::reply).
+    /// fresh frame comes later, by [`reply`](Self::reply). `machine` is in the state before the batch.
     pub(crate) fn judge(
         &mut self,
         frame: &Frame,
         hash: PayloadHash,
         position: Position,
         now: LogTime,
+        machine: &dyn StateMachine,
     ) -> Verdict {
         let place = Place(position.epoch, position.index, position.slot);
         let limits = self.limits;
@@ -184,7 +185,7 @@ impl Sessions {
                 let Some(session) = self.change(frame.id.session, now) else {
                     return Verdict::SessionEnded;
                 };
-                session.judge(frame, hash, place, now, &limits)
+                session.judge(frame, hash, place, now, machine, &limits)
             }
         }
     }
@@ -327,6 +328,7 @@ impl Session {
         hash: PayloadHash,
         place: Place,
         now: LogTime,
+        machine: &dyn StateMachine,
         limits: &SessionLimits,
     ) -> Verdict {
         let serial = frame.id.serial;
@@ -346,12 +348,19 @@ impl Session {
         if self.decided.len() >= limits.unsettled_max && serial > self.settled {
             return Verdict::NoRoom(Resource::Unsettled, limits.unsettled_max as u64);
         }
-        let (outcome, verdict) = if frame.valid_until.is_some_and(|until| until < now) {
-            (Outcome::Rejected(Rejection::Expired), Verdict::Rejected(Rejection::Expired))
+        let rejection = if frame.valid_until.is_some_and(|until| until < now) {
+            Some(Rejection::Expired)
         } else {
-            (Outcome::Accepted(Reply::Forgotten), Verdict::Fresh)
+            machine.validate(frame).err().map(refused)
         };
-        self.decided.insert(at, Decided { serial, hash, place, outcome });
+        let (outcome, verdict) = match rejection {
+            Some(rejection) => (Outcome::Rejected(rejection.clone()), Verdict::Rejected(rejection)),
+            None => (Outcome::Accepted(Reply::Forgotten), Verdict::Fresh),
+        };
+        let decided = Decided { serial, hash, place, outcome };
+        self.reply_bytes += decided.reply_bytes();
+        self.decided.insert(at, decided);
+        self.forget_replies(limits.reply_bytes_max);
         verdict
     }
 
@@ -374,22 +383,40 @@ impl Session {
         }
         self.decided[at].outcome = Outcome::Accepted(Reply::Known(reply.clone()));
         self.reply_bytes += reply.len();
-        // Which replies are forgotten follows from replicated state alone: the oldest serials first.
+        self.forget_replies(bytes_max);
+    }
+
+    /// Which replies are forgotten follows from replicated state alone: the oldest serials first.
+    fn forget_replies(&mut self, bytes_max: usize) {
         let mut oldest = 0;
         while self.reply_bytes > bytes_max {
-            self.reply_bytes -= self.decided[oldest].reply_bytes();
-            if let Outcome::Accepted(reply) = &mut self.decided[oldest].outcome {
-                *reply = Reply::Forgotten;
+            let decided = &mut self.decided[oldest];
+            self.reply_bytes -= decided.reply_bytes();
+            match &mut decided.outcome {
+                Outcome::Accepted(reply) => *reply = Reply::Forgotten,
+                Outcome::Rejected(Rejection::Refused { reason }) => *reason = FORGOTTEN.into(),
+                Outcome::Rejected(_) => {}
             }
             oldest += 1;
         }
     }
 }
 
+/// Instead of the words of a refusal that are not kept any more.
+const FORGOTTEN: &str = "forgotten";
+
+/// The rejection with these words, cut to what is kept.
+fn refused(mut reason: String) -> Rejection {
+    reason.truncate(reason.floor_char_boundary(REFUSAL_BYTES_MAX));
+    Rejection::Refused { reason }
+}
+
 impl Decided {
     fn reply_bytes(&self) -> usize {
         match &self.outcome {
             Outcome::Accepted(Reply::Known(reply)) => reply.len(),
+            // Words of which nothing can be forgotten count as none.
+            Outcome::Rejected(Rejection::Refused { reason }) if reason != FORGOTTEN => reason.len(),
             Outcome::Accepted(Reply::Forgotten) | Outcome::Rejected(_) => 0,
         }
     }
@@ -467,18 +494,15 @@ impl<'a> StoredSession<'a> {
             let outcome = match (stored.rejected, stored.reply) {
                 (Some(rejection), _) => Outcome::Rejected(rejection),
                 (None, Some(reply)) => {
-                    reply_bytes += reply.len();
                     Outcome::Accepted(Reply::Known(Bytes::copy_from_slice(reply)))
                 }
                 (None, None) => Outcome::Accepted(Reply::Forgotten),
             };
             let (serial, place) = (stored.serial, stored.place);
-            decided.push_back(Decided {
-                serial,
-                hash: PayloadHash::from_bytes(hash),
-                place,
-                outcome,
-            });
+            let hash = PayloadHash::from_bytes(hash);
+            let one = Decided { serial, hash, place, outcome };
+            reply_bytes += one.reply_bytes();
+            decided.push_back(one);
         }
         Ok(Session {
             opened: self.opened,

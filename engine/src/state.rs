@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_replicator::{
-    Batch, BatchFrame, CheckpointReader, Commit, Decision, GroupId, LogTime, Outcomes, Pair,
-    Position, ProposeError, Reply, RestoreError, StateMachine,
+    Batch, BatchFrame, CheckpointReader, Commit, Decision, Frame, FrameRole, GroupId, LogTime,
+    Outcomes, Pair, Position, ProposeError, Reply, RestoreError, StateMachine,
 };
 use quorate_replicator::{CheckpointPairs, FrameId};
 use quorate_storage::Index;
@@ -205,7 +205,8 @@ impl GroupState {
         let mut fresh = Vec::with_capacity(frames.size_hint().0);
         for (slot, HashedFrame { frame, hash }) in (0..).zip(frames) {
             let position = Position { group: self.group, epoch: self.epoch, index, slot };
-            let verdict = self.sessions.judge(&frame, hash, position, self.log_time);
+            let verdict =
+                self.sessions.judge(&frame, hash, position, self.log_time, &*self.machine);
             self.verdicts.push((frame.id, hash, verdict.clone()));
             if verdict == Verdict::Fresh {
                 fresh.push(BatchFrame { slot, frame });
@@ -364,6 +365,15 @@ impl GroupState {
             host: Box::new(sessions.pairs(SESSION_KEY).chain(skips)),
         };
         (codec::encode(&words), pairs)
+    }
+
+    /// Why a frame would be refused, if it were the next to be decided; none of one that was decided before.
+    pub(crate) fn refusal(&self, frame: &Frame) -> Option<String> {
+        if frame.role() != FrameRole::Mutation {
+            return None;
+        }
+        let reason = self.machine.validate(frame).err()?;
+        (self.lookup(frame.id) == Lookup::Undecided).then_some(reason)
     }
 
     /// What became of a frame.

@@ -81,7 +81,8 @@ pub enum Rejection {
     /// The validators decided that the frame is not allowed.
     #[error("validators refused the frame: {reason}")]
     Refused {
-        /// In the words of the application's validator.
+        /// In the words of [`StateMachine::validate`](crate::StateMachine::validate); "forgotten", if it is told long after and its session
+        /// had more to remember than it may.
         reason: String,
     },
 }

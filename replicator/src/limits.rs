@@ -20,6 +20,9 @@ pub const NAMESPACE_BYTES_MAX: usize = 256;
 /// [`Reply::Forgotten`](crate::Reply::Forgotten).
 pub const REPLY_KEPT_BYTES_MAX: usize = 4 << 10;
 
+/// Most bytes of the words with which a frame is [refused](crate::Rejection::Refused); sessions remember them.
+pub const REFUSAL_BYTES_MAX: usize = 256;
+
 /// Most serials of one session that may be decided and not yet settled.
 pub const SESSION_UNSETTLED_MAX: usize = 1024;
 

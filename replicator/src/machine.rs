@@ -13,7 +13,8 @@ use crate::{Frame, GroupId, LogTime, Position, RestoreError};
 ///   Nodes compare hashes of what was answered and changed, and one that differs stops.
 /// - **Total.** Every payload has an answer. One that makes no sense is refused in its reply and changes nothing.
 ///   A panic stops the group on this node for good.
-/// - **Exactly once.** The host has removed repeated, rejected and expired frames before `apply`.
+/// - **Exactly once.** The host has removed repeated, rejected and expired frames before `apply`, and those that
+///   [`validate`](Self::validate) refused.
 ///
 /// # Minimal state machine
 ///
@@ -52,6 +53,22 @@ pub trait StateMachine: std::fmt::Debug + Send + 'static {
     /// `batch.frames` is empty when only time has passed; the deadlines that are due must be handled then, as at
     /// the beginning of every other batch.
     fn apply(&mut self, batch: &Batch<'_>, outcomes: &mut Outcomes);
+
+    /// Whether a frame may be applied, as the state after the batches before its own says. Asked once for each frame that has not been
+    /// decided before; also when a frame is proposed, of the state of the node that takes it, so that one that is not allowed costs no decision.
+    ///
+    /// What it answers follows from the frame and the applied batches alone, as in [`apply`](Self::apply). A rule that changes must therefore
+    /// change by a frame, and a program that does not know a rule that is in force must not go on: it may panic, which stops the group on
+    /// this node.
+    ///
+    /// # Errors
+    ///
+    /// Why not. It is decided then, under every driver, as [`Rejection::Refused`](crate::Rejection::Refused) with these words, of which
+    /// [`REFUSAL_BYTES_MAX`](crate::limits::REFUSAL_BYTES_MAX) bytes are kept; the other frames of its batch are applied.
+    fn validate(&self, frame: &Frame) -> Result<(), String> {
+        let _ = frame;
+        Ok(())
+    }
 
     /// When something is next due by itself, such as a key that expires. The proposer commits a batch by then,
     /// empty if need be. Without a deadline an idle cluster is silent.

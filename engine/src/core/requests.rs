@@ -107,6 +107,9 @@ impl<C: Callers> HostCore<C> {
                     ),
                 });
             }
+            if let Some(reason) = self.state.refusal(frame) {
+                return Err(ProposeError::Invalid { reason });
+            }
             bytes += cost(frame);
         }
         if self.pool.frames() + frames.len() > self.config.frames_in_flight_max {

@@ -54,6 +54,21 @@ impl StateMachine for Journal {
         }
     }
 
+    /// A line that begins with "below" and a number is allowed while there are fewer lines.
+    fn validate(&self, frame: &Frame) -> Result<(), String> {
+        let text = String::from_utf8_lossy(&frame.payload);
+        let Some(limit) = text.strip_prefix("below ").and_then(|text| text.split(' ').next())
+        else {
+            return Ok(());
+        };
+        match limit.parse() {
+            Ok(limit) if self.lines.len() >= limit => {
+                Err(format!("there are {} lines: {}", self.lines.len(), "é".repeat(200)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn next_deadline(&self) -> Option<LogTime> {
         self.deadline
     }

@@ -269,3 +269,92 @@ fn what_is_remembered_of_closed_sessions_makes_room() {
     desk.open_session(21);
     assert_eq!(desk.core.status().sessions, 2);
 }
+
+fn refused(decision: Result<Decision, ProposeError>) -> String {
+    match decision {
+        Ok(Decision::Reject(Rejection::Refused { reason })) => reason,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// Proposes frames that stand in one batch each, all of them admitted before the first is applied.
+fn decide_apart(desk: &mut Desk, frames: Vec<Vec<Frame>>) -> Vec<Result<Decision, ProposeError>> {
+    let within = std::time::Duration::from_secs(1);
+    for batch in frames {
+        batch.into_iter().for_each(|frame| drop(desk.propose(frame, within)));
+        desk.turn();
+    }
+    desk.run();
+    desk.proposed.drain(..).map(|(_, decision)| decision).collect()
+}
+
+#[test]
+fn what_the_state_machine_does_not_allow_is_decided_as_refused() {
+    let mut config = config();
+    config.checkpoint = CheckpointPolicy { log_bytes: 1 << 40, ..config.checkpoint };
+    let mut desk = Desk::open(config.clone());
+    desk.open_session(1);
+    let guarded = frame(1, 3, "below 1 line");
+    let batches = vec![
+        vec![frame(1, 1, "below 1 too"), frame(1, 2, "below 1, of the same batch")],
+        vec![guarded.clone(), frame(1, 4, "another one of its batch")],
+    ];
+    let mut decisions = decide_apart(&mut desk, batches).into_iter();
+    // Judged by the state before the batch.
+    assert_eq!(accepted(decisions.next().unwrap()).1, "1");
+    assert_eq!(accepted(decisions.next().unwrap()).1, "2");
+    let reason = refused(decisions.next().unwrap());
+    assert!(reason.starts_with("there are 2 lines: é"), "{reason}");
+    assert_eq!(reason.len(), limits::REFUSAL_BYTES_MAX - 1, "cut between two characters");
+    assert_eq!(accepted(decisions.next().unwrap()).1, "3");
+
+    // It is the answer from now on, after a restart from the log and from a checkpoint as well.
+    assert_eq!(refused(desk.decide(guarded.clone())), reason);
+    config.checkpoint = CheckpointPolicy { log_bytes: 1, ..config.checkpoint };
+    let mut desk = desk.restart(config.clone());
+    assert_eq!(refused(desk.decide(guarded.clone())), reason);
+    while !desk.jobs.is_empty() {
+        desk.store();
+    }
+    let mut desk = desk.restart(config);
+    assert_eq!(refused(desk.decide(guarded.clone())), reason);
+    assert_eq!(desk.decide(frame(1, 3, "below 9")), Ok(Decision::Reject(Rejection::IdReused)));
+    assert_eq!(accepted(desk.decide(frame(1, 5, "d"))).1, "4");
+}
+
+#[test]
+fn what_is_not_allowed_now_costs_no_decision() {
+    let mut desk = Desk::open(config());
+    desk.open_session(1);
+    let early = frame(1, 1, "below 1 line");
+    let first = accepted(desk.decide(early.clone()));
+    let Err(ProposeError::Invalid { reason }) = desk.decide(frame(1, 2, "below 1 line")) else {
+        panic!("admitted");
+    };
+    assert!(reason.starts_with("there are 1 lines"), "{reason}");
+    // What was decided when it was allowed is answered as then.
+    assert_eq!(accepted(desk.decide(early)), first);
+    assert_eq!(accepted(desk.decide(frame(1, 2, "b"))).1, "2");
+}
+
+#[test]
+fn words_of_refusals_are_forgotten_before_they_grow_a_session_beyond_its_limit() {
+    let mut config = config();
+    config.sessions.reply_bytes_max = 3 * limits::REFUSAL_BYTES_MAX;
+    config.checkpoint = CheckpointPolicy { log_bytes: 1, ..config.checkpoint };
+    let mut desk = Desk::open(config.clone());
+    desk.open_session(1);
+    let guarded: Vec<_> = (2..10).map(|serial| frame(1, serial, "below 1 line")).collect();
+    let batches = vec![vec![frame(1, 1, "a")], guarded.clone()];
+    assert_eq!(decide_apart(&mut desk, batches).len(), 9);
+    let told = |desk: &mut Desk| {
+        guarded.iter().map(|frame| refused(desk.decide(frame.clone()))).collect::<Vec<_>>()
+    };
+    let before = told(&mut desk);
+    assert_eq!(before.iter().filter(|reason| *reason == "forgotten").count(), 5, "{before:?}");
+    assert!(before[5..].iter().all(|reason| reason.starts_with("there are 1 lines")));
+    while !desk.jobs.is_empty() {
+        desk.store();
+    }
+    assert_eq!(told(&mut desk.restart(config)), before);
+}
