@@ -51,9 +51,13 @@ pub trait Extension: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Whether a row of a checkpoint can be one that this extension wrote, so that it may rely on that afterwards.
-    fn can_hold(&self, table: u8, key: &[u8], row: &[u8]) -> bool {
+    ///
+    /// # Errors
+    ///
+    /// Why not: the checkpoint is damaged, or made by a program that could do more than this one.
+    fn check_row(&self, table: u8, key: &[u8], row: &[u8]) -> Result<(), String> {
         let _ = (table, key, row);
-        true
+        Ok(())
     }
 }
 

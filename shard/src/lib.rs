@@ -132,6 +132,7 @@ mod machine;
 mod refusal;
 mod restore;
 mod row;
+mod rules;
 mod shard;
 mod shards;
 
@@ -143,5 +144,6 @@ pub use limits::Limits;
 pub use machine::ShardMachine;
 pub use refusal::Refusal;
 pub use row::RowView;
+pub use rules::Rules;
 pub use shard::ShardView;
 pub use shards::{Shards, ShardsBuilder};

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 
 use quorate_replicator::{
-    Batch, BatchFrame, CheckpointPairs, CheckpointReader, GroupId, LogTime, Outcomes, RestoreError,
-    StateMachine,
+    Batch, BatchFrame, CheckpointPairs, CheckpointReader, Frame, GroupId, LogTime, Outcomes,
+    RestoreError, StateMachine,
 };
 
 use crate::context::{Core, ShardContext};
@@ -13,7 +13,8 @@ use crate::envelope;
 use crate::extension::Deadline;
 use crate::limits::DUE_MAX;
 use crate::restore::restore;
-use crate::shard::{Shard, State};
+use crate::rules::RuleBook;
+use crate::shard::{Shard, ShardView, State};
 use crate::shards::{Extensions, World};
 use crate::{Refusal, Shards};
 
@@ -139,6 +140,20 @@ impl StateMachine for ShardMachine {
             self.apply_run(run, batch.log_time, outcomes);
         }
         self.world.set_bytes(self.core.bytes);
+    }
+
+    fn validate(&self, frame: &Frame) -> Result<(), String> {
+        let rules = &self.extensions.rules;
+        match RuleBook::version_of(frame) {
+            Some(Ok(version)) => return rules.check_version(version),
+            // Refused as an operation when it is applied.
+            Some(Err(_)) => return Ok(()),
+            None if rules.is_empty() => return Ok(()),
+            None => {}
+        }
+        let Some(shard) = self.world.shard(&frame.shard) else { return Ok(()) };
+        let state = shard.state.read().unwrap_or_else(PoisonError::into_inner);
+        rules.check(frame, ShardView { state: &state })
     }
 
     fn next_deadline(&self) -> Option<LogTime> {

@@ -127,10 +127,14 @@ impl<'a> Restoring<'a> {
                 self.shard
             ))
         })?;
-        match row.get(HEADER_BYTES..) {
-            Some(bytes) if extension.can_hold(table, key, bytes) => Ok(()),
-            _ => Err(damaged("row", &self.shard)),
-        }
+        let bytes = row.get(HEADER_BYTES..).ok_or_else(|| damaged("row", &self.shard))?;
+        extension.check_row(table, key, bytes).map_err(|problem| {
+            let (shard, name) = (&self.shard, extension.name());
+            RestoreError::new(format!(
+                "a row of {name} in shard {shard} cannot be used: {problem}; if it is damaged, restore this node from \
+                 another one or from a backup"
+            ))
+        })
     }
 
     fn finish(self, core: &mut Core, world: &World) -> Result<(), RestoreError> {

@@ -12,6 +12,7 @@ use crate::journal::Mark;
 use crate::key::Key;
 use crate::limits::{DEADLINE_BYTES, NAMESPACE_BYTES, ROW_BYTES};
 use crate::row::{Row, RowView};
+use crate::rules;
 
 /// One namespace's state behind its lock. There is no task, file or timer of its own.
 pub(crate) struct Shard {
@@ -151,6 +152,11 @@ impl<'a> ShardView<'a> {
     /// What the shard is charged, in bytes.
     pub fn state_bytes(self) -> u64 {
         self.state.bytes
+    }
+
+    /// Which version of the [rules](crate::Rules) is in force; 0: none.
+    pub fn rules(self) -> u32 {
+        rules::in_force(self)
     }
 
     /// How many rows a table has.

@@ -12,6 +12,7 @@ use quorate_replicator::{GroupId, NameError, ReadError, ShardKey};
 
 use crate::context::Core;
 use crate::layout::TABLE_MAX;
+use crate::rules::{RuleBook, Rules};
 use crate::shard::{Shard, ShardView};
 use crate::{Extension, Limits, ShardMachine, kv};
 
@@ -27,7 +28,11 @@ pub struct Shards {
 impl Shards {
     /// Begins a machine with the [KV](crate::kv) in it.
     pub fn builder() -> ShardsBuilder {
-        ShardsBuilder { extensions: vec![Arc::new(kv::KvExtension)], limits: Limits::default() }
+        ShardsBuilder {
+            extensions: vec![Arc::new(kv::KvExtension)],
+            rules: RuleBook::default(),
+            limits: Limits::default(),
+        }
     }
 
     /// Reads one shard at one moment between two operations; none if nothing ever changed it. Frames of the shard
@@ -116,6 +121,7 @@ impl fmt::Debug for Shards {
 #[derive(Debug)]
 pub struct ShardsBuilder {
     extensions: Vec<Arc<dyn Extension>>,
+    rules: RuleBook,
     limits: Limits,
 }
 
@@ -124,6 +130,17 @@ impl ShardsBuilder {
     #[must_use]
     pub fn extension(mut self, extension: impl Extension) -> Self {
         self.extensions.push(Arc::new(extension));
+        self
+    }
+
+    /// Registers rules under a version, to be put in force in a namespace by [`Kv::set_rules`](crate::Kv::set_rules).
+    ///
+    /// # Panics
+    ///
+    /// If the version is 0 or taken: a mistake in the program.
+    #[must_use]
+    pub fn rules(mut self, version: u32, rules: impl Rules) -> Self {
+        self.rules.add(version, rules);
         self
     }
 
@@ -147,8 +164,9 @@ impl ShardsBuilder {
     ///
     /// If two extensions share a kind or a table, or have a table that is not theirs to take: a mistake in the
     /// program.
-    pub fn build(self) -> (ShardMachine, Shards) {
-        let extensions = Arc::new(Extensions::new(self.extensions));
+    pub fn build(mut self) -> (ShardMachine, Shards) {
+        self.extensions.push(Arc::new(self.rules.clone()));
+        let extensions = Arc::new(Extensions::new(self.extensions, self.rules));
         let shards = Shards { worlds: Arc::default() };
         (ShardMachine::new(shards.clone(), Core::new(self.limits), extensions), shards)
     }
@@ -158,10 +176,11 @@ impl ShardsBuilder {
 #[derive(Debug)]
 pub(crate) struct Extensions {
     list: Vec<Arc<dyn Extension>>,
+    pub(crate) rules: RuleBook,
 }
 
 impl Extensions {
-    fn new(list: Vec<Arc<dyn Extension>>) -> Self {
+    fn new(list: Vec<Arc<dyn Extension>>, rules: RuleBook) -> Self {
         for (place, one) in list.iter().enumerate() {
             assert!(!one.kinds().is_empty(), "{} has no kind of operation", one.name());
             for table in one.tables() {
@@ -183,7 +202,7 @@ impl Extensions {
                 assert!(shared.is_none(), "{} and {} share a table", one.name(), other.name());
             }
         }
-        Self { list }
+        Self { list, rules }
     }
 
     pub(crate) fn of_kind(&self, kind: u16) -> Option<&dyn Extension> {

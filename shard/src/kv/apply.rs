@@ -61,8 +61,9 @@ impl Extension for KvExtension {
         Ok(())
     }
 
-    fn can_hold(&self, _: u8, key: &[u8], row: &[u8]) -> bool {
-        check_key(key).is_ok() && KvRow::fits(row)
+    fn check_row(&self, _: u8, key: &[u8], row: &[u8]) -> Result<(), String> {
+        check_key(key).map_err(|refusal| refusal.to_string())?;
+        if KvRow::fits(row) { Ok(()) } else { Err("its value has no head".into()) }
     }
 }
 

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use quorate_replicator::{Commit, Position, Session, SessionError, ShardKey};
 
-use crate::envelope::AnswerError;
+use crate::envelope::{self, AnswerError};
 use crate::kv::reads::{Applied, KvReadError, OrgReadOptions, ReadOptions, Reads, WITHIN};
 use crate::kv::{
     Changes, Condition, Got, NamespacePage, Op, OrgPage, Page, PinnedKv, Reply, Scan, Transaction,
     TransactionReply,
 };
 use crate::limits::DELETE_PREFIX_MAX;
-use crate::{Refusal, Shards};
+use crate::{Refusal, Shards, rules};
 
 /// Keys and values of all namespaces, through one session. A clone shares the session.
 ///
@@ -132,6 +132,16 @@ pub struct DeletePrefixDone {
     pub removed: u32,
     /// Whether keys with the prefix are left: call again.
     pub more: bool,
+}
+
+/// Rules are in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RulesDone {
+    /// Where in the log.
+    pub position: Position,
+    /// The namespace's revision.
+    pub revision: u64,
 }
 
 /// A transaction was carried out.
@@ -347,6 +357,31 @@ impl Kv {
             Reply::Transaction(reply) => Ok(TransactionDone { position, reply }),
             reply => Err(refused(position, reply)),
         }
+    }
+
+    /// Puts a registered version of the application's [rules](crate::Rules) in force in a namespace; 0: no rules. They judge the frames of
+    /// the batches after this one.
+    ///
+    /// # Errors
+    ///
+    /// [`KvError::Session`] with [`Rejection::Refused`](quorate_replicator::Rejection::Refused) if the nodes have no such version.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`propose`](Self::propose).
+    pub async fn set_rules(
+        &self,
+        shard: &ShardKey,
+        version: u32,
+        within: Duration,
+    ) -> Result<RulesDone, KvError> {
+        let commit = self.session.propose(shard, rules::encode(version), within).await?;
+        let position = commit.position;
+        let answer = commit.reply.bytes().ok_or(KvError::ReplyForgotten { position })?;
+        let malformed = |error| KvError::Answer { position, error };
+        let body = envelope::open_answer(answer).map_err(malformed)?.map_err(KvError::Refused)?;
+        let revision = rules::read_answer(body).ok_or_else(|| malformed(AnswerError::Malformed))?;
+        Ok(RulesDone { position, revision })
     }
 
     /// Proposes any operation and reads its answer, refusals of the shard among them.

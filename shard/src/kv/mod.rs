@@ -33,7 +33,7 @@ mod row;
 pub use apply::KvExtension;
 pub use client::{
     Committed, DeleteDone, DeleteOptions, DeletePrefixDone, Kv, KvError, PutDone, PutOptions,
-    TransactionDone,
+    RulesDone, TransactionDone,
 };
 pub use local::Local;
 pub use op::{Compare, Condition, Op, Transaction, TransactionOp};

@@ -92,8 +92,9 @@ impl Extension for Counters {
         }
     }
 
-    fn can_hold(&self, table: u8, _: &[u8], row: &[u8]) -> bool {
-        row.len() == if table == COUNTERS { 8 } else { 0 }
+    fn check_row(&self, table: u8, _: &[u8], row: &[u8]) -> Result<(), String> {
+        let length = if table == COUNTERS { 8 } else { 0 };
+        if row.len() == length { Ok(()) } else { Err(format!("it has {} bytes", row.len())) }
     }
 }
 

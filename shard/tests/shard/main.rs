@@ -8,4 +8,5 @@ mod model;
 mod operations;
 mod pages;
 mod restore;
+mod rules;
 mod support;
