@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 
+use crate::body::body_hash;
 use crate::codec::{Malformed, Reader, Writer, hex};
 use crate::fault_model::FaultModel;
 use crate::genesis::ChainId;
-use crate::header::{Header, body_hash};
+use crate::header::{BodyKind, Header};
 use crate::key::Signature;
 use crate::validator::{VALIDATORS_MAX, ValidatorSet};
 use crate::vote::{ValueId, VoteType, vote_bytes};
@@ -223,7 +224,8 @@ pub fn verify_certificate(
     body: &[u8],
 ) -> Result<Header, CertificateError> {
     let header = verify_header(chain, fault_model, validators, certificate, header)?;
-    if body_hash(header.kind, body) != header.body {
+    let is_named = header.kind != BodyKind::Empty || body.is_empty();
+    if !is_named || body_hash(header.kind, body) != header.body {
         return Err(CertificateError::Body { height: header.height });
     }
     Ok(header)

@@ -50,6 +50,12 @@ impl Writer {
         self.u16(length).bytes(bytes)
     }
 
+    /// As [`short`](Self::short), for up to 4 GiB.
+    pub(crate) fn long(self, bytes: &[u8]) -> Self {
+        let length = u32::try_from(bytes.len()).expect("a batch has some million bytes");
+        self.u32(length).bytes(bytes)
+    }
+
     pub(crate) fn done(self) -> Vec<u8> {
         self.0
     }
@@ -106,6 +112,12 @@ impl<'a> Reader<'a> {
     pub(crate) fn short(&mut self) -> Result<&'a [u8], Malformed> {
         let length = self.u16()?;
         self.bytes(length.into())
+    }
+
+    /// As [`short`](Self::short), for up to 4 GiB.
+    pub(crate) fn long(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = self.u32()?;
+        self.bytes(usize::try_from(length).unwrap_or(usize::MAX))
     }
 
     /// The version of a layout, its first byte.

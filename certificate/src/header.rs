@@ -56,7 +56,7 @@ pub struct Header {
     pub state: [u8; 32],
     /// What it carries.
     pub kind: BodyKind,
-    /// [`body_hash`] of what it carries.
+    /// [`body_hash`](crate::body_hash) of what it carries.
     pub body: [u8; 32],
 }
 
@@ -112,9 +112,4 @@ impl Header {
     pub fn id(&self) -> ValueId {
         hash("quorate 1 header", &[&self.encode()])
     }
-}
-
-/// The hash of what a batch carries.
-pub fn body_hash(kind: BodyKind, body: &[u8]) -> [u8; 32] {
-    hash("quorate 1 body", &[&[kind.code()], body])
 }

@@ -17,7 +17,9 @@
 //! 3. A certificate holds if each of its signatures does and their power is a quorum; nobody counts twice.
 //! 4. No bytes make any of it panic, or use memory beyond their own length.
 
+mod body;
 mod certificate;
+mod change;
 mod codec;
 mod fault_model;
 mod genesis;
@@ -29,13 +31,17 @@ mod test_keys;
 mod validator;
 mod vote;
 
+pub use body::{FrameProof, ProvenFrame, body_hash};
 pub use certificate::{
     Certificate, CertificateError, verify_certificate, verify_header, verify_signatures,
+};
+pub use change::{
+    CHANGES_MAX, ChangeError, MembersBody, NOTE_BYTES_MAX, NewKey, ValidatorChange, key_bytes,
 };
 pub use codec::Malformed;
 pub use fault_model::FaultModel;
 pub use genesis::{ChainId, Genesis};
-pub use header::{BodyKind, HEADER_BYTES, Header, body_hash};
+pub use header::{BodyKind, HEADER_BYTES, Header};
 pub use key::{PublicKey, SIGNATURE_BYTES_MAX, Signature, SigningError, SigningKey};
 pub use scheme::Scheme;
 pub use validator::{POWER_MAX, VALIDATORS_MAX, Validator, ValidatorSet, ValidatorSetError};
