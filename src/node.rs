@@ -1,14 +1,13 @@
 //! A node inside the program.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quorate_replicator::{
     CloseError, Consistency, Env, EventStream, MonotonicClock, NodeId, OpenError, ReadError,
-    Registry, RegistryError, Replicator, Session, SessionId, ShardKey, StateMachine, Status,
-    Transport,
+    Registry, RegistryError, Replicator, ReplicatorExt as _, Session, SessionId, StateMachine,
+    Status, Transport,
 };
 use quorate_shard::{Kv, Shards, ShardsBuilder};
 
@@ -391,18 +390,9 @@ async fn serving(
 async fn replayed(replicator: &Arc<dyn Replicator>, within: Duration) -> Result<(), ReadError> {
     // A wait beyond what the clock can say is one without an end.
     let until = Instant::now().checked_add(within);
-    let mut waiting: BTreeSet<_> =
-        replicator.status().groups.iter().map(|group| group.group).collect();
-    // Any names will do, as long as there is one for each group.
-    let mut numbers = 0_u64..;
-    while !waiting.is_empty() {
-        let number = numbers.next().expect("there are numbers enough").to_string();
-        let shard = ShardKey::new("quorate", &number).expect("both are names");
-        if waiting.remove(&replicator.group(&shard)) {
-            let left =
-                until.map_or(within, |until| until.saturating_duration_since(Instant::now()));
-            replicator.read_barrier(&shard, Consistency::Linearizable, left).await?;
-        }
+    for shard in replicator.shard_of_each_group() {
+        let left = until.map_or(within, |until| until.saturating_duration_since(Instant::now()));
+        replicator.read_barrier(&shard, Consistency::Linearizable, left).await?;
     }
     Ok(())
 }

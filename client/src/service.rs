@@ -1,6 +1,5 @@
 //! The node's side: answers what clients ask.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use quorate_replicator::limits::MESSAGE_BYTES_MAX;
 use quorate_replicator::{
     Accepted, Consistency, Cursor, Handler, HandlerError, ProposeError, ReadError, Replicator,
-    Scope, ShardKey, Status, SubscribeError,
+    ReplicatorExt as _, Scope, Status, SubscribeError,
 };
 use quorate_shard::Shards;
 use quorate_shard::kv::{Applied, Reads as _};
@@ -304,20 +303,10 @@ impl Service {
         if !from.is_from_now() {
             return Ok(from);
         }
-        let mut missing: BTreeSet<_> =
-            self.replicator.status().groups.iter().map(|group| group.group).collect();
         let mut begins = Vec::new();
-        // Any names will do that between them belong to every group.
-        for number in 0_u64.. {
-            if missing.is_empty() {
-                break;
-            }
-            let shard = ShardKey::new("quorate", &number.to_string()).expect("both are names");
-            if missing.remove(&self.replicator.group(&shard)) {
-                let reached =
-                    self.replicator.read_barrier(&shard, Consistency::Local, Duration::ZERO).await;
-                begins.push(reached.map_err(unreadable)?);
-            }
+        for shard in self.replicator.shard_of_each_group() {
+            let reached = self.replicator.read_barrier(&shard, Consistency::Local, Duration::ZERO);
+            begins.push(reached.await.map_err(unreadable)?);
         }
         Ok(Cursor::after(begins))
     }

@@ -1,6 +1,6 @@
 //! The trait in front of every driver, and what makes it pleasant to use.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -225,6 +225,17 @@ pub trait ReplicatorExt: Replicator {
     /// Cancel safe: it has no effect.
     fn ready(&self, shard: &ShardKey, within: Duration) -> impl Future<Output = bool> + Send {
         async move { self.read_barrier(shard, Consistency::Linearizable, within).await.is_ok() }
+    }
+
+    /// One shard of each group, in no particular order: what has to be done once for each group is done for these. Nobody has to have
+    /// changed them.
+    fn shard_of_each_group(&self) -> Vec<ShardKey> {
+        let groups = self.status().groups.len().max(1);
+        let mut seen = BTreeSet::new();
+        // Groups have their names by a hash, so a few names for each of them are tried.
+        let names = (0_u64..)
+            .map(|number| ShardKey::new("quorate", &number.to_string()).expect("both are names"));
+        names.filter(|shard| seen.insert(self.group(shard))).take(groups).collect()
     }
 
     /// Waits until everything up to `position` is applied here: read your own writes on another node.

@@ -1,12 +1,11 @@
 //! Reads as fresh as asked for, wherever the state is.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use quorate_replicator::{Consistency, ReadError, Replicator, ShardKey};
+use quorate_replicator::{Consistency, ReadError, Replicator, ReplicatorExt, ShardKey};
 use serde::{Deserialize, Serialize};
 
 use crate::Shards;
@@ -195,9 +194,6 @@ pub struct Applied {
     local: Local,
 }
 
-/// A name under which groups are looked for where no organisation is named.
-const ANY_ORG: &str = "quorate";
-
 #[async_trait]
 impl Reads for Applied {
     async fn get(
@@ -238,7 +234,7 @@ impl Reads for Applied {
         max: usize,
         options: OrgReadOptions,
     ) -> Result<Vec<String>, KvReadError> {
-        self.refresh_all(ANY_ORG, options).await?;
+        self.refresh_all(options).await?;
         Ok(self.local.orgs(after, max.clamp(1, PAGE_KEYS_MAX)))
     }
 
@@ -249,7 +245,7 @@ impl Reads for Applied {
         max: usize,
         options: OrgReadOptions,
     ) -> Result<NamespacePage, KvReadError> {
-        self.refresh_all(org, options).await?;
+        self.refresh_all(options).await?;
         Ok(self.local.namespaces(org, after, max)?)
     }
 
@@ -259,7 +255,7 @@ impl Reads for Applied {
         scan: &Scan,
         options: OrgReadOptions,
     ) -> Result<OrgPage, KvReadError> {
-        self.refresh_all(org, options).await?;
+        self.refresh_all(options).await?;
         Ok(self.local.scan_org(org, scan)?)
     }
 }
@@ -303,11 +299,12 @@ impl Applied {
     }
 
     /// As [`refresh`](Self::refresh), over all groups. `org` is any name to find them by.
-    async fn refresh_all(&self, org: &str, options: OrgReadOptions) -> Result<(), KvReadError> {
+    async fn refresh_all(&self, options: OrgReadOptions) -> Result<(), KvReadError> {
         let OrgReadOptions { consistency, at_least, within } = options;
         let deadline = Instant::now() + within;
         if consistency != Consistency::Local {
-            for shard in self.one_shard_of_each_group(org) {
+            // Namespaces of an organisation may be in any group, and a barrier is of one.
+            for shard in self.replicator.shard_of_each_group() {
                 let left = deadline.saturating_duration_since(Instant::now());
                 self.replicator.read_barrier(&shard, consistency, left).await?;
             }
@@ -317,30 +314,4 @@ impl Applied {
         }
         Ok(())
     }
-
-    /// Names that between them belong to every group: namespaces of an organisation may be in any of them, and a
-    /// barrier is of one group. None if `org` can be no name, which then has no namespaces to be fresh.
-    fn one_shard_of_each_group(&self, org: &str) -> Vec<ShardKey> {
-        let replicator = &self.replicator;
-        let mut wanted = replicator.status().groups.len().max(1);
-        let mut seen = BTreeSet::new();
-        let mut shards = Vec::new();
-        // Groups are spread over slots by a hash of the name, so a few names for each are enough.
-        for number in 0..GROUP_PROBES_MAX {
-            let Ok(shard) = ShardKey::new(org, &number.to_string()) else {
-                return Vec::new();
-            };
-            if seen.insert(replicator.group(&shard)) {
-                shards.push(shard);
-                wanted -= 1;
-                if wanted == 0 {
-                    break;
-                }
-            }
-        }
-        shards
-    }
 }
-
-/// Names tried to find one of each group: many times the number of slots that groups share.
-const GROUP_PROBES_MAX: u32 = 1 << 16;
