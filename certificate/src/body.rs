@@ -493,6 +493,15 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_is_shown_with_its_own_shard() {
+        let body = batch(&["a/0", "a/1"], &[(1, 1, 0, b"", None), (1, 2, 1, b"", None)]);
+        let [first, second] = [0, 1].map(|slot| FrameProof::new(&body, slot).unwrap());
+        let forged = FrameProof { shards: second.shards, ..first };
+        let problem = forged.verify(&hash_of(&body)).unwrap_err();
+        assert!(problem.to_string().contains("another shard"), "{problem}");
+    }
+
+    #[test]
     fn no_two_batches_have_the_same_hash() {
         let frames: [TestFrame<'_>; 3] =
             [(1, 1, 0, b"a", None), (1, 2, 0, b"b", None), (1, 3, 0, b"c", None)];

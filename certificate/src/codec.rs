@@ -129,6 +129,26 @@ impl<'a> Reader<'a> {
         Err(self.wrong(format!("its version is {version}, and {known} is the one known here")))
     }
 
+    /// All that is left.
+    pub(crate) fn rest(self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// Whether there is a value, and the value: `nothing` in its place if there is none, so that it has one encoding.
+    pub(crate) fn option<T: PartialEq>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, Malformed>,
+        nothing: &T,
+    ) -> Result<Option<T>, Malformed> {
+        let code = self.u8()?;
+        let value = read(self)?;
+        match code {
+            0 if value == *nothing => Ok(None),
+            1 => Ok(Some(value)),
+            _ => Err(self.wrong("it does not say whether there is a value")),
+        }
+    }
+
     pub(crate) fn end(self) -> Result<(), Malformed> {
         if self.rest.is_empty() {
             return Ok(());

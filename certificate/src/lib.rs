@@ -8,7 +8,27 @@
 //!   Certificate   Certificate   Certificate   signatures of a quorum of the validators of that height
 //! ```
 //!
-//! There is no I/O in it, no clock, no runtime, and nothing of the rest of quorate: this is all that an auditor has to trust, and to
+//! A history that a node wrote with `quorate audit export` is verified so:
+//!
+//! ```
+//! use quorate_certificate::{Genesis, HistoryWriter, Scheme, SigningKey, FaultModel, Validator, audit_history};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let key = SigningKey::generate(Scheme::Ed25519)?;
+//! let validator = Validator { node: 1, power: 1, key: key.public().clone() };
+//! let genesis = Genesis::new([7; 16], FaultModel::Byzantine, Scheme::Ed25519, 500, vec![validator])?;
+//!
+//! // A history of nothing: it ends where it begins.
+//! let chain = genesis.chain(0);
+//! let file = HistoryWriter::new(Vec::new(), &genesis, 0)?.end(0, chain.as_bytes())?;
+//!
+//! let audited = audit_history(&file[..], Some(&genesis), None)?;
+//! assert_eq!((audited.height, audited.id), (0, *chain.as_bytes()));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! There is no I/O in it beyond what is passed in, no clock, no runtime, and nothing of the rest of quorate: this is all that an auditor has to trust, and to
 //! read.
 //!
 //! 1. What is signed names its kind, the chain (the genesis and the group in it), the epoch of the validators, height, round, value
@@ -17,20 +37,26 @@
 //! 3. A certificate holds if each of its signatures does and their power is a quorum; nobody counts twice.
 //! 4. No bytes make any of it panic, or use memory beyond their own length.
 
+mod audit;
 mod body;
 mod certificate;
 mod change;
 mod codec;
+mod decided;
+mod evidence;
 mod fault_model;
 mod genesis;
 mod header;
+mod history_file;
 mod key;
 mod scheme;
 #[cfg(test)]
 mod test_keys;
 mod validator;
+mod validator_history;
 mod vote;
 
+pub use audit::{Audit, AuditError};
 pub use body::{FrameProof, ProvenFrame, body_hash};
 pub use certificate::{
     Certificate, CertificateError, verify_certificate, verify_header, verify_signatures,
@@ -39,10 +65,14 @@ pub use change::{
     CHANGES_MAX, ChangeError, MembersBody, NOTE_BYTES_MAX, NewKey, ValidatorChange, key_bytes,
 };
 pub use codec::Malformed;
+pub use decided::Decided;
+pub use evidence::{Evidence, EvidenceError};
 pub use fault_model::FaultModel;
 pub use genesis::{ChainId, Genesis};
 pub use header::{BodyKind, HEADER_BYTES, Header};
+pub use history_file::{Audited, HistoryFileError, HistoryWriter, RECORD_BYTES_MAX, audit_history};
 pub use key::{PublicKey, SIGNATURE_BYTES_MAX, Signature, SigningError, SigningKey};
 pub use scheme::Scheme;
 pub use validator::{POWER_MAX, VALIDATORS_MAX, Validator, ValidatorSet, ValidatorSetError};
+pub use validator_history::{CHANGE_DELAY, HistoryError, ValidatorHistory};
 pub use vote::{ValueId, VoteType, proposal_bytes, vote_bytes};

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub(crate) mod chain;
+
 use quorate_certificate::{
     BodyKind, Certificate, ChainId, FaultModel, Genesis, Header, Scheme, Signature, SigningKey,
     Validator, ValidatorSet, VoteType, body_hash, vote_bytes,

@@ -1,0 +1,366 @@
+//! A history in a file: the genesis, and decided batches with their certificates.
+//!
+//! ```text
+//!   quorate.hist.001 | start: group, genesis | changes of before .. | batches .. | end: first height, tip
+//! ```
+//!
+//! Each record is a kind (1 byte), a length (4) and so many bytes. A batch, and a change of the validators from before the first batch, is header
+//! (186), length of the certificate (4), certificate, body. The end says what was written, so that a file that was cut off is seen; it
+//! is signed by nobody, so that who wants to be sure of the tail asks somebody else for the tip.
+
+use std::io::{self, Read, Write};
+
+use crate::audit::{Audit, AuditError};
+use crate::codec::{Malformed, Reader, Writer, hex};
+use crate::decided::Decided;
+use crate::genesis::Genesis;
+use crate::header::{HEADER_BYTES, Header};
+use crate::validator_history::ValidatorHistory;
+use crate::vote::ValueId;
+
+const MAGIC: &[u8; 16] = b"quorate.hist.001";
+
+/// Most bytes of a record: more than the largest batch and certificate have.
+pub const RECORD_BYTES_MAX: usize = 16 << 20;
+
+const START: u8 = 1;
+const CHANGE: u8 = 2;
+const BATCH: u8 = 3;
+const END: u8 = 4;
+
+/// Writes a history, whose batches the caller has verified with an [`Audit`].
+#[derive(Debug)]
+pub struct HistoryWriter<W> {
+    to: W,
+    first: u64,
+}
+
+impl<W: Write> HistoryWriter<W> {
+    /// Begins a history.
+    ///
+    /// # Errors
+    ///
+    /// What was written to did not take it; so do the others.
+    pub fn new(to: W, genesis: &Genesis, group: u32) -> io::Result<Self> {
+        let mut writer = Self { to, first: 0 };
+        writer.to.write_all(MAGIC)?;
+        let start = Writer::default().u32(group).bytes(&genesis.encode()).done();
+        writer.record(START, &[&start])?;
+        Ok(writer)
+    }
+
+    /// Adds a change of the validators from before the first batch.
+    ///
+    /// # Errors
+    ///
+    /// See [`new`](Self::new).
+    pub fn change(&mut self, decided: Decided<'_>) -> io::Result<()> {
+        self.decided(CHANGE, decided)
+    }
+
+    /// Adds the next batch.
+    ///
+    /// # Errors
+    ///
+    /// See [`new`](Self::new).
+    pub fn batch(&mut self, height: u64, decided: Decided<'_>) -> io::Result<()> {
+        if self.first == 0 {
+            self.first = height;
+        }
+        self.decided(BATCH, decided)
+    }
+
+    /// Ends the history at this tip, and gives back what it was written to.
+    ///
+    /// # Errors
+    ///
+    /// See [`new`](Self::new).
+    pub fn end(mut self, height: u64, id: &ValueId) -> io::Result<W> {
+        let end = Writer::default().u64(self.first).u64(height).bytes(id).done();
+        self.record(END, &[&end])?;
+        self.to.flush()?;
+        Ok(self.to)
+    }
+
+    fn decided(&mut self, kind: u8, decided: Decided<'_>) -> io::Result<()> {
+        let Decided { header, body, certificate } = decided;
+        let front = Writer::default().bytes(header).long(certificate).done();
+        self.record(kind, &[&front, body])
+    }
+
+    fn record(&mut self, kind: u8, parts: &[&[u8]]) -> io::Result<()> {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let bytes = u32::try_from(length).ok().filter(|_| length <= RECORD_BYTES_MAX);
+        let Some(bytes) = bytes else {
+            let problem = format!("a record of {length} bytes is longer than {RECORD_BYTES_MAX}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+        };
+        self.to.write_all(&Writer::default().u8(kind).u32(bytes).done())?;
+        parts.iter().try_for_each(|part| self.to.write_all(part))
+    }
+}
+
+/// What a history that was verified says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Audited {
+    /// The genesis in the file. Unless the auditor gave it, somebody has to compare its hash.
+    pub genesis: Genesis,
+    /// Which group it is the history of.
+    pub group: u32,
+    /// The first height in it; above 1, what was before is not in it. 0 if it is empty.
+    pub first: u64,
+    /// The newest height; 0 before the first.
+    pub height: u64,
+    /// The id of the header of that height, or the chain before the first.
+    pub id: ValueId,
+    /// The epoch of the validators of the next height.
+    pub epoch: u64,
+}
+
+/// The first thing that is wrong with the file of a history.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HistoryFileError {
+    /// It cannot be read.
+    #[error("byte {at}: {error}")]
+    Read {
+        /// Where.
+        at: u64,
+        /// Why.
+        error: io::Error,
+    },
+    /// It is not such a file, or damaged.
+    #[error("byte {at}: {error}")]
+    Malformed {
+        /// Where the record begins.
+        at: u64,
+        /// What is wrong.
+        error: Malformed,
+    },
+    /// It is of another cluster than the auditor says.
+    #[error("it is of the cluster whose genesis has hash {}, and not of that with {}", hex(.found), hex(.wanted))]
+    Genesis {
+        /// That of the file.
+        found: [u8; 32],
+        /// That of the auditor.
+        wanted: [u8; 32],
+    },
+    /// A batch is not decided, or not the next one.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// It does not end where it says.
+    #[error("it says that it goes from height {first} to {height}, {}, and that is not what is in it", hex(.id))]
+    End {
+        /// The first height that it says it has.
+        first: u64,
+        /// The last one.
+        height: u64,
+        /// The id there.
+        id: ValueId,
+    },
+    /// It ends before the tip that the auditor knows of.
+    #[error("it ends at height {height}, and {wanted} is decided: its tail is missing")]
+    Tail {
+        /// Where it ends.
+        height: u64,
+        /// How far it should go.
+        wanted: u64,
+    },
+    /// The tip that the auditor knows of is not in it.
+    #[error("height {height}: the tip to be found is not in it")]
+    Tip {
+        /// Of which height.
+        height: u64,
+    },
+    /// It has another batch at the height of the tip that the auditor knows of.
+    #[error("height {height}: its header is {}, and that of the tip to be found {}", hex(.found), hex(.wanted))]
+    OtherTip {
+        /// Of which height.
+        height: u64,
+        /// The id there.
+        found: ValueId,
+        /// The one that should be there.
+        wanted: ValueId,
+    },
+}
+
+/// Verifies the history that `from` has, as [`HistoryWriter`] writes it, reading a record at a time.
+///
+/// `genesis`: that of the cluster, from somebody the auditor trusts; without one, that of the file is taken. `tip`: a height and the id of
+/// its header, which have to be in it.
+///
+/// # Errors
+///
+/// The first thing that is wrong.
+pub fn audit_history(
+    from: impl Read,
+    genesis: Option<&Genesis>,
+    tip: Option<(u64, ValueId)>,
+) -> Result<Audited, HistoryFileError> {
+    let mut records = Records { from, at: 0, buffer: Vec::new() };
+    records.magic()?;
+    let (group, found) = match records.next()? {
+        (START, at, record) => start(record).map_err(|error| malformed(at, error))?,
+        (kind, at, _) => return Err(malformed(at, unexpected(kind))),
+    };
+    if let Some(genesis) = genesis
+        && genesis.hash() != found.hash()
+    {
+        let (found, wanted) = (found.hash(), genesis.hash());
+        return Err(HistoryFileError::Genesis { found, wanted });
+    }
+    let mut changes = ValidatorHistory::new(&found, group);
+    let mut audit: Option<Audit> = None;
+    let mut first = 0;
+    loop {
+        let (kind, at, record) = records.next()?;
+        match kind {
+            CHANGE if audit.is_none() => {
+                let decided = read_decided(record).map_err(|error| malformed(at, error))?;
+                changes.push(decided).map_err(AuditError::from)?;
+            }
+            BATCH => {
+                let decided = read_decided(record).map_err(|error| malformed(at, error))?;
+                let audit = match &mut audit {
+                    Some(audit) => audit,
+                    None => {
+                        let header = Header::decode(decided.header);
+                        first = header.map_err(|error| malformed(at, error))?.height;
+                        audit.insert(begin(&found, group, &changes, first))
+                    }
+                };
+                let header = audit.add(decided)?;
+                if let Some((height, wanted)) = tip
+                    && height == header.height
+                    && wanted != header.id()
+                {
+                    let found = header.id();
+                    return Err(HistoryFileError::OtherTip { height, found, wanted });
+                }
+            }
+            END => {
+                let audit = audit.unwrap_or_else(|| begin(&found, group, &changes, 1));
+                let (height, id) = audit.tip().unwrap_or_default();
+                let said = end(record).map_err(|error| malformed(at, error))?;
+                if said != (first, height, id) {
+                    let (first, height, id) = said;
+                    return Err(HistoryFileError::End { first, height, id });
+                }
+                records.finished()?;
+                match tip {
+                    Some((wanted, _)) if wanted > height => {
+                        return Err(HistoryFileError::Tail { height, wanted });
+                    }
+                    Some((height, _)) if height < first || first == 0 => {
+                        return Err(HistoryFileError::Tip { height });
+                    }
+                    _ => {}
+                }
+                let epoch = audit.validators().at(height.saturating_add(1)).epoch();
+                return Ok(Audited { genesis: found, group, first, height, id, epoch });
+            }
+            kind => return Err(malformed(at, unexpected(kind))),
+        }
+    }
+}
+
+/// A history that begins at height 1 has to be that of its chain; one that begins later is taken from there.
+fn begin(genesis: &Genesis, group: u32, changes: &ValidatorHistory, first: u64) -> Audit {
+    if first <= 1 && changes.changed() == 0 {
+        return Audit::new(genesis, group);
+    }
+    Audit::after(changes.clone(), first.saturating_sub(1).max(changes.changed()))
+}
+
+const WHAT: &str = "history of decided batches";
+
+fn malformed(at: u64, error: Malformed) -> HistoryFileError {
+    HistoryFileError::Malformed { at, error }
+}
+
+fn unexpected(kind: u8) -> Malformed {
+    Malformed::new(WHAT, format!("a record of kind {kind} does not come here"))
+}
+
+fn start(record: &[u8]) -> Result<(u32, Genesis), Malformed> {
+    let mut reader = Reader::new(WHAT, record);
+    Ok((reader.u32()?, Genesis::decode(reader.rest())?))
+}
+
+fn end(record: &[u8]) -> Result<(u64, u64, ValueId), Malformed> {
+    let mut reader = Reader::new(WHAT, record);
+    let said = (reader.u64()?, reader.u64()?, reader.array()?);
+    reader.end()?;
+    Ok(said)
+}
+
+fn read_decided(record: &[u8]) -> Result<Decided<'_>, Malformed> {
+    let mut reader = Reader::new(WHAT, record);
+    let header = reader.bytes(HEADER_BYTES)?;
+    let certificate = reader.long()?;
+    Ok(Decided { header, body: reader.rest(), certificate })
+}
+
+/// Reads one record after the other.
+struct Records<R> {
+    from: R,
+    at: u64,
+    buffer: Vec<u8>,
+}
+
+impl<R: Read> Records<R> {
+    fn magic(&mut self) -> Result<(), HistoryFileError> {
+        if self.array::<16>()? != *MAGIC {
+            let problem = "it does not begin as one; `quorate audit export` writes them";
+            return Err(malformed(0, Malformed::new(WHAT, problem)));
+        }
+        Ok(())
+    }
+
+    /// The next record: its kind, where it begins, and its bytes.
+    fn next(&mut self) -> Result<(u8, u64, &[u8]), HistoryFileError> {
+        let at = self.at;
+        let [kind, length @ ..] = self.array::<5>()?;
+        let length = u32::from_le_bytes(length);
+        if usize::try_from(length).is_ok_and(|length| length > RECORD_BYTES_MAX) {
+            let problem = format!("a record of {length} bytes is longer than {RECORD_BYTES_MAX}");
+            return Err(malformed(at, Malformed::new(WHAT, problem)));
+        }
+        self.buffer.clear();
+        // What is not there is not reserved for either.
+        let read = (&mut self.from).take(length.into()).read_to_end(&mut self.buffer);
+        let read = read.map_err(|error| HistoryFileError::Read { at, error })? as u64;
+        self.at += read;
+        if read < u64::from(length) {
+            return Err(self.cut());
+        }
+        Ok((kind, at, &self.buffer))
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], HistoryFileError> {
+        let mut array = [0; N];
+        match self.from.read_exact(&mut array) {
+            Ok(()) => {
+                self.at += N as u64;
+                Ok(array)
+            }
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(self.cut()),
+            Err(error) => Err(HistoryFileError::Read { at: self.at, error }),
+        }
+    }
+
+    fn cut(&self) -> HistoryFileError {
+        malformed(self.at, Malformed::new(WHAT, "it is cut off: no record says that it ends"))
+    }
+
+    /// Nothing follows.
+    fn finished(&mut self) -> Result<(), HistoryFileError> {
+        let at = self.at;
+        match (&mut self.from).take(1).read_to_end(&mut self.buffer) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(malformed(at, Malformed::new(WHAT, "bytes follow its end"))),
+            Err(error) => Err(HistoryFileError::Read { at, error }),
+        }
+    }
+}
