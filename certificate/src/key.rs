@@ -114,6 +114,34 @@ impl SigningKey {
         writer.done()
     }
 
+    /// The text of its file: what it is, the scheme, and the secret in hexadecimal digits.
+    pub fn to_text(&self) -> String {
+        let bytes = self.to_bytes();
+        let (_, secret) = bytes.split_at(1);
+        format!("{KEY_TEXT}{}:{}\n", self.scheme(), hex(secret))
+    }
+
+    /// The key in such a file.
+    ///
+    /// # Errors
+    ///
+    /// It is no such file. The message has nothing of a secret in it.
+    pub fn from_text(text: &str) -> Result<Self, Malformed> {
+        let wrong = |problem: &str| Malformed::new(SIGNING_KEY, problem);
+        let line = text.strip_suffix('\n').unwrap_or(text);
+        let Some(line) = line.strip_prefix(KEY_TEXT) else {
+            return Err(wrong(
+                "it does not begin as the file of a validator's key; that of a TLS key is another one",
+            ));
+        };
+        let (scheme, digits) = line.split_once(':').ok_or_else(|| wrong("it has no scheme"))?;
+        let scheme: Scheme = scheme.parse().map_err(|problem: String| wrong(&problem))?;
+        let secret = from_hex(digits).ok_or_else(|| {
+            wrong("its secret has other characters than lower-case hexadecimal digits, or one too few")
+        })?;
+        Self::from_bytes(&[&[scheme.code()], &secret[..]].concat())
+    }
+
     /// Signs `message`, which has its domain in it: see [`vote_bytes`](crate::vote_bytes). An Ed25519 signature of the same message
     /// is always the same; one with ML-DSA is not.
     ///
@@ -146,6 +174,9 @@ impl SigningKey {
 }
 
 const SIGNING_KEY: &str = "signing key";
+
+/// How the file of a key begins.
+const KEY_TEXT: &str = "quorate validator key, secret: ";
 
 fn read_scheme(reader: &mut Reader<'_>) -> Result<Scheme, Malformed> {
     let code = reader.u8()?;
@@ -361,6 +392,13 @@ mod tests {
             let key = SigningKey::generate(scheme).unwrap();
             let again = SigningKey::from_bytes(&key.to_bytes()).unwrap();
             assert_eq!(again.public(), key.public());
+            let file = key.to_text();
+            assert_eq!(SigningKey::from_text(&file).unwrap().public(), key.public());
+            assert_eq!(SigningKey::from_text(file.trim_end()).unwrap().public(), key.public());
+            for text in ["", "-----BEGIN PRIVATE KEY-----", &file[..file.len() - 3], &file[9..]] {
+                let problem = SigningKey::from_text(text).unwrap_err().to_string();
+                assert!(!problem.contains(&hex(&key.to_bytes()[1..5])), "{problem}");
+            }
             let text = String::from(key.public().clone());
             assert_eq!(&PublicKey::try_from(text).unwrap(), key.public());
             for length in 0..key.to_bytes().len() {
