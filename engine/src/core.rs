@@ -210,8 +210,15 @@ impl<C: Callers> HostCore<C> {
         let log_first = log.first.max(1);
         let mark = known.as_ref().map_or_else(Bytes::new, |known| known.mark.clone());
         let mut out = Output::default();
-        let opening =
-            Opening { node: config.node, members, incarnation, seed, checkpoint: known, log };
+        let opening = Opening {
+            group: config.group,
+            node: config.node,
+            members,
+            incarnation,
+            seed,
+            checkpoint: known,
+            log,
+        };
         let engine = driver
             .open(driver_config, opening, &mut out)
             .map_err(|problem| OpenError::Driver { driver: D::NAME.into(), problem })?;

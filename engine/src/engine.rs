@@ -34,7 +34,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_replicator::{AdminError, Member, MemberChange, NodeId, PeerStatus, Role};
+use quorate_replicator::{AdminError, GroupId, Member, MemberChange, NodeId, PeerStatus, Role};
 use quorate_storage::{Body, Entry, Index, Record, Seq, Tag};
 use serde::{Deserialize, Serialize};
 
@@ -388,6 +388,8 @@ impl EngineStatus {
 /// Where an engine begins: what is stored, and what differs between two runs.
 #[derive(Debug)]
 pub struct Opening {
+    /// The group.
+    pub group: GroupId,
     /// This node.
     pub node: NodeId,
     /// The voting members at the first start. A node that is not among them waits to be added. Nobody, where the group is only to be left to

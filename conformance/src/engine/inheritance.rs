@@ -8,7 +8,7 @@ use quorate_engine::engine::{
     Checkpointed, Deliver, Demand, Engine, EngineDriver, Inherited, Input, Now, Opening, Output,
     TimerId,
 };
-use quorate_replicator::NodeId;
+use quorate_replicator::{GroupId, NodeId};
 use quorate_storage::{Body, Entry, Index, Record, Recovered};
 
 use super::EngineFactory;
@@ -45,6 +45,7 @@ pub fn what_is_inherited_goes_on_with_one_node<F: EngineFactory>(factory: &F) {
         let mut delivered = LAST;
         for _ in 0..2 {
             let opening = Opening {
+                group: GroupId::new(0),
                 node: NODE,
                 members: vec![NODE],
                 incarnation: inherited.incarnation,

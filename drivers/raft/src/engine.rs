@@ -109,7 +109,8 @@ impl RaftEngine {
         opening: Opening,
         out: &mut Output,
     ) -> Result<Self, String> {
-        let Opening { node, members: mut founders, incarnation, seed, checkpoint, log } = opening;
+        let Opening { node, members: mut founders, incarnation, seed, checkpoint, log, .. } =
+            opening;
         founders.sort_unstable();
         founders.dedup();
         if founders.len() > MEMBERS_MAX {

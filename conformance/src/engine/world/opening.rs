@@ -8,6 +8,7 @@ use quorate_engine::engine::{
     Checkpointed, Deliver, Delivery, EngineDriver, LogWrite, Opening, Output,
 };
 use quorate_engine::panic_words;
+use quorate_replicator::GroupId;
 use quorate_storage::{Index, Record};
 
 use super::World;
@@ -32,6 +33,7 @@ impl<F: EngineFactory> World<'_, F> {
         let checkpoint = at.checkpoints.last_key_value().map(|(_, newest)| newest.clone());
         let log = at.log.recovered().clone();
         let opening = Opening {
+            group: GroupId::new(0),
             node: at.id,
             members,
             incarnation: at.incarnation,

@@ -8,7 +8,7 @@ use quorate_engine::engine::{
     Admin, Checkpointed, Deliver, Delivery, Engine, EngineDriver, Input, LogWrite, Message, Now,
     Opening, Outgoing, Output, ReadAnswer, ReadId,
 };
-use quorate_replicator::{MemberChange, MemberRole, NodeId};
+use quorate_replicator::{GroupId, MemberChange, MemberRole, NodeId};
 use quorate_storage::{Body, Entry, Index, Record, Recovered, Seq};
 
 use crate::codec::Reader;
@@ -164,6 +164,7 @@ impl Group {
     fn start(&mut self, node: u64) {
         let at = self.nodes.get_mut(&node).unwrap();
         let opening = Opening {
+            group: GroupId::new(0),
             node: NodeId::new(node),
             members: self.founders.clone(),
             incarnation: at.incarnation,

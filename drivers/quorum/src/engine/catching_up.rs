@@ -1,0 +1,385 @@
+//! Who knows of what is decided, and how a node that does not comes to it.
+//!
+//! ```text
+//!   status  (asks) ---> status           while others may not know of the last height, each time later
+//!   ask     ----------> heights, ...     by a node that knows of somebody who has more
+//!   ask     ----------> a snapshot       if the log there begins later
+//! ```
+//!
+//! What a peer says of itself makes a node ask, nothing more. Heights are taken with their certificates, one after the other, and a
+//! snapshot with the certificate of the height after it, whose header has the hash of its history.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_certificate::{Certificate, HEADER_BYTES, Header, verify_header};
+use quorate_engine::engine::{Deliver, Delivery, Now, Output, StateHash};
+use quorate_replicator::NodeId;
+use quorate_storage::{Entry, Index, Record, Tag};
+
+use super::opening::header_of;
+use super::{QuorumEngine, SYNC, TELL};
+use crate::codec::{Reader, Writer};
+use crate::mark::{Mark, PROOF_BYTES_MAX};
+use crate::message::{self, HEIGHTS_MAX, Proved, body_parts};
+
+/// How long to wait for what may be on its way already, before somebody is asked for it.
+const ASK_AFTER: Duration = Duration::from_millis(50);
+
+/// How long to wait for an answer before somebody else is asked.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(300);
+
+/// Longest pause between two times in which others are told of the last height.
+const TELL_AFTER_MAX: Duration = Duration::from_secs(5);
+
+/// Words of a height that has just been decided are on their way for a while; later ones are of nodes that missed it.
+const LATE_AFTER: Duration = Duration::from_millis(100);
+
+/// How often a node that is late is told so.
+const LATE_EVERY: Duration = Duration::from_millis(100);
+
+/// About how many bytes of heights go into one message; one that is larger goes alone.
+const HEIGHTS_BYTES: usize = 1 << 20;
+
+/// Most heights that wait to be applied while more are asked for.
+const UNAPPLIED_MAX: u64 = 128;
+
+/// What is known of another validator.
+#[derive(Debug)]
+pub(super) struct Peer {
+    /// The last height that it knows to be decided, as far as it says.
+    pub(super) height: Option<u64>,
+    pub(super) is_alive: bool,
+    pub(super) heard: Option<Now>,
+    told_at: Option<Now>,
+    pub(super) is_sent_snapshot: bool,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        Self { height: None, is_alive: true, heard: None, told_at: None, is_sent_snapshot: false }
+    }
+}
+
+/// How this node comes to what it lacks.
+#[derive(Debug, Default)]
+pub(super) struct Sync {
+    is_timer_set: bool,
+    asked: Option<(NodeId, Now)>,
+    /// Who was asked last, so that the next one is another.
+    last: Option<NodeId>,
+}
+
+/// What is read from the log, and for whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fetching {
+    Heights(NodeId),
+    /// The height after the checkpoint that is to be sent.
+    Snapshot(NodeId, Index),
+}
+
+impl QuorumEngine {
+    /// Something that a node said shows that it is late.
+    pub(super) fn late(&mut self, from: NodeId, height: u64, out: &mut Output) {
+        let is_recent = height == self.mark.height && self.now < self.decided_at + LATE_AFTER;
+        let now = self.now;
+        let peer = self.peers.entry(from).or_default();
+        if is_recent || peer.told_at.is_some_and(|at| now < at + LATE_EVERY) {
+            return;
+        }
+        peer.told_at = Some(now);
+        let status = message::status(&self.chain, self.mark.height, false);
+        self.send(vec![from], status, out);
+    }
+
+    /// Something that a node said shows that it knows of decisions up to `height`.
+    pub(super) fn is_ahead(&mut self, from: NodeId, height: u64, out: &mut Output) {
+        let peer = self.peers.entry(from).or_default();
+        peer.height = peer.height.max(Some(height));
+        self.watch(ASK_AFTER, out);
+    }
+
+    /// A node says how far it is.
+    pub(super) fn told(&mut self, from: NodeId, height: u64, asks: bool, out: &mut Output) {
+        self.peers.entry(from).or_default().height = Some(height);
+        if asks {
+            let status = message::status(&self.chain, self.mark.height, false);
+            self.send(vec![from], status, out);
+        }
+        self.watch(ASK_AFTER, out);
+    }
+
+    /// The process of a node is there, or not.
+    pub(super) fn peer(&mut self, node: NodeId, alive: bool, out: &mut Output) {
+        if !self.knows(node) {
+            return;
+        }
+        self.peers.entry(node).or_default().is_alive = alive;
+        if alive {
+            let status = message::status(&self.chain, self.mark.height, true);
+            self.send(vec![node], status, out);
+        }
+    }
+
+    /// Tells those of the last height who may not know of it, and asks how far they are.
+    pub(super) fn tell(&mut self, out: &mut Output) {
+        let known = |node: &NodeId| self.peers.get(node);
+        let unsure = |node: &NodeId| {
+            known(node).is_none_or(|peer| {
+                peer.is_alive && peer.height.is_none_or(|height| height < self.mark.height)
+            })
+        };
+        let to: Vec<_> = self.others().into_iter().filter(unsure).collect();
+        if to.is_empty() {
+            return;
+        }
+        self.tell_after = (self.tell_after * 2).min(TELL_AFTER_MAX);
+        out.timers.push((TELL, Some(self.tell_after)));
+        let status = message::status(&self.chain, self.mark.height, true);
+        self.send(to, status, out);
+    }
+
+    fn is_behind(&self, peer: &Peer) -> bool {
+        peer.height.is_some_and(|height| height > self.mark.height)
+    }
+
+    /// Sees to it that somebody is asked if somebody knows more.
+    fn watch(&mut self, after: Duration, out: &mut Output) {
+        if !self.sync.is_timer_set && self.peers.values().any(|peer| self.is_behind(peer)) {
+            self.sync.is_timer_set = true;
+            out.timers.push((SYNC, Some(after)));
+        }
+    }
+
+    /// Asks somebody for what this node lacks.
+    pub(super) fn catch_up(&mut self, out: &mut Output) {
+        self.sync.is_timer_set = false;
+        let waits = self.mark.height - self.applied.0 > UNAPPLIED_MAX;
+        let asked = self.sync.asked.is_some_and(|(_, at)| self.now < at + ASK_AGAIN_AFTER);
+        if waits || asked {
+            return self.watch(ASK_AFTER, out);
+        }
+        let able = |(_, peer): &(&NodeId, &Peer)| self.is_behind(peer);
+        let able: Vec<_> = self.peers.iter().filter(able).map(|(node, _)| *node).collect();
+        let next = able.iter().find(|node| self.sync.last.is_none_or(|last| **node > last));
+        let Some(whom) = next.or_else(|| able.first()).copied() else {
+            self.sync.asked = None;
+            return;
+        };
+        self.ask(whom, out);
+    }
+
+    fn ask(&mut self, whom: NodeId, out: &mut Output) {
+        self.sync.asked = Some((whom, self.now));
+        self.sync.last = Some(whom);
+        let ask = message::ask(&self.chain, self.next());
+        self.send(vec![whom], ask, out);
+        self.watch(ASK_AGAIN_AFTER, out);
+    }
+
+    /// A node lacks what follows from `first` on.
+    pub(super) fn asked(&mut self, from: NodeId, first: u64, out: &mut Output) {
+        if first == 0 || first > self.mark.height {
+            return self.late(from, 0, out);
+        }
+        let is_reading = |fetching: &Fetching| match fetching {
+            Fetching::Heights(to) | Fetching::Snapshot(to, _) => *to == from,
+        };
+        self.fetches.retain(|_, fetching| !is_reading(fetching));
+        if let Some((entry, proof)) = self.last.as_ref().filter(|(last, _)| last.index == first) {
+            // It may not be durable yet, and is not read back then.
+            let last = [(&entry.head, proof, &entry.body)];
+            let message = message::heights(&self.chain, last.into_iter());
+            return self.answer(from, message, out);
+        }
+        if first < self.log_first {
+            return self.offer_snapshot(from, out);
+        }
+        let ticket = self.ticket();
+        self.fetches.insert(ticket, Fetching::Heights(from));
+        let until = (self.mark.height + 1).min(first + HEIGHTS_MAX as u64);
+        out.fetches.push((ticket, first..until, HEIGHTS_BYTES));
+    }
+
+    fn answer(&self, to: NodeId, message: quorate_engine::engine::Message, out: &mut Output) {
+        let to = vec![to];
+        out.sends.push(quorate_engine::engine::Outgoing { to, after: 0, urgent: false, message });
+    }
+
+    /// What was asked for was read from the log.
+    pub(super) fn fetched(&mut self, ticket: u64, entries: Vec<(Entry, Bytes)>, out: &mut Output) {
+        match self.fetches.remove(&ticket) {
+            Some(Fetching::Heights(to)) => {
+                let mut bytes = 0;
+                let mut count = 0;
+                for (entry, proof) in &entries {
+                    bytes += entry.head.len() + body_parts(&entry.body).1.len() + proof.len();
+                    if proof.is_empty() || count > 0 && bytes > HEIGHTS_BYTES {
+                        break;
+                    }
+                    count += 1;
+                }
+                if count > 0 {
+                    let heights = entries.iter().take(count);
+                    let heights = heights.map(|(entry, proof)| (&entry.head, proof, &entry.body));
+                    let message = message::heights(&self.chain, heights);
+                    self.answer(to, message, out);
+                }
+            }
+            Some(Fetching::Snapshot(to, checkpoint)) => {
+                if let Some((entry, proof)) = entries.first() {
+                    self.send_snapshot(to, checkpoint, &entry.head, proof, out);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Somebody answers with heights.
+    pub(super) fn given(&mut self, from: NodeId, heights: Vec<Proved>, out: &mut Output) {
+        if self.sync.asked.is_none_or(|(whom, _)| whom != from) {
+            return;
+        }
+        self.sync.asked = None;
+        let before = self.mark.height;
+        for proved in heights {
+            if proved.carried.header.height <= self.mark.height {
+                continue;
+            }
+            if self.take(proved, out).is_err() {
+                // It tells again if it has anything.
+                self.peers.entry(from).or_default().height = None;
+                break;
+            }
+        }
+        let goes_on = self.mark.height > before
+            && self.mark.height - self.applied.0 <= UNAPPLIED_MAX
+            && self.peers.get(&from).is_some_and(|peer| self.is_behind(peer));
+        if goes_on {
+            self.ask(from, out);
+        } else {
+            self.watch(ASK_AFTER, out);
+        }
+    }
+
+    /// Takes the next height, if a quorum has decided it.
+    fn take(&mut self, proved: Proved, out: &mut Output) -> Result<(), ()> {
+        let Proved { carried: message::Carried { head, body, .. }, proof } = proved;
+        let certificate = Certificate::decode(&proof).map_err(drop)?;
+        let validators = self.validators();
+        let header = verify_header(&self.chain, self.fault_model, validators, &certificate, &head)
+            .map_err(drop)?;
+        let entry = Entry { index: header.height, tag: Tag(header.id()), head, body };
+        let is_next = header.height == self.next() && header.previous == self.mark.value;
+        if !is_next || header_of(&entry).is_none() {
+            return Err(());
+        }
+        let (index, tag) = (entry.index, entry.tag);
+        if !self.candidates.get(&tag.0).is_some_and(|candidate| candidate.is_kept) {
+            out.write(true, Record::Put(entry.clone()));
+        }
+        self.gate = out.write(true, Record::Decide { index, tag, proof: proof.clone() });
+        self.advance(entry, &header, proof, self.gate, out);
+        Ok(())
+    }
+
+    /// A node lacks what is not in the log any more.
+    fn offer_snapshot(&mut self, to: NodeId, out: &mut Output) {
+        let is_sent = self.peers.get(&to).is_some_and(|peer| peer.is_sent_snapshot);
+        let Some(checkpoint) = self.checkpoint.filter(|_| !is_sent) else { return };
+        if checkpoint >= self.mark.height {
+            // Only the height after it says what its state is: that is decided now, and the node asks again.
+            return self.wake(out);
+        }
+        match self.last.clone().filter(|(last, _)| last.index == checkpoint + 1) {
+            Some((entry, proof)) => self.send_snapshot(to, checkpoint, &entry.head, &proof, out),
+            None => {
+                let ticket = self.ticket();
+                self.fetches.insert(ticket, Fetching::Snapshot(to, checkpoint));
+                out.fetches.push((ticket, checkpoint + 1..checkpoint + 2, HEIGHTS_BYTES));
+            }
+        }
+    }
+
+    fn send_snapshot(
+        &mut self,
+        to: NodeId,
+        checkpoint: Index,
+        head: &Bytes,
+        proof: &Bytes,
+        out: &mut Output,
+    ) {
+        // A newer one may have taken its place.
+        if self.checkpoint != Some(checkpoint) || proof.is_empty() {
+            return;
+        }
+        self.peers.entry(to).or_default().is_sent_snapshot = true;
+        let mut words = Writer::default();
+        words.bytes(head).bytes(proof);
+        out.snapshots.push((to, checkpoint, words.finish()));
+    }
+
+    /// A snapshot is durable here; it is put in force if a quorum has signed for what it says of itself.
+    pub(super) fn staged(
+        &mut self,
+        index: Index,
+        mark: &Bytes,
+        state: StateHash,
+        head: &Bytes,
+        out: &mut Output,
+    ) {
+        self.sync.asked = None;
+        if index <= self.mark.height {
+            return;
+        }
+        let Some((found, next)) = self.snapshot_mark(mark, head) else { return };
+        let is_that = found.height == index
+            && next.height == index + 1
+            && next.previous == found.value
+            && (next.state_index, next.state) == (index, state)
+            && next.next_validators == found.next_validators.digest();
+        if !is_that {
+            return;
+        }
+        self.end_height(out);
+        self.mark = found;
+        self.last = None;
+        self.vouched.clear();
+        self.log_first = index + 1;
+        self.checkpoint = Some(index);
+        let reset = out.write(true, Record::Reset { index, mark: mark.clone() });
+        self.gate = reset;
+        let what = Deliver::Install { index, mark: mark.clone() };
+        out.deliveries.push(Delivery { after: reset, what });
+        self.watch(ASK_AFTER, out);
+    }
+
+    /// The mark of a snapshot, and the header of the height after it, if validators that this node knows have signed that.
+    fn snapshot_mark(&self, mark: &Bytes, head: &Bytes) -> Option<(Mark, Header)> {
+        let found = Mark::decode(mark).ok()?;
+        let known = [&self.mark.validators, &self.mark.next_validators];
+        if !known.contains(&&found.validators) {
+            return None;
+        }
+        let mut from = Reader::new(head);
+        let next = from.bytes(HEADER_BYTES).ok()?;
+        let proof = from.bytes(PROOF_BYTES_MAX).ok()?;
+        from.finish().ok()?;
+        let certificate = Certificate::decode(proof).ok()?;
+        let model = self.fault_model;
+        let next = verify_header(&self.chain, model, &found.validators, &certificate, next).ok()?;
+        Some((found, next))
+    }
+
+    /// A checkpoint is stored.
+    pub(super) fn checkpointed(&mut self, index: Index, trim_below: Index, out: &mut Output) {
+        self.checkpoint = self.checkpoint.max(Some(index));
+        // The last height is kept: a validator that helped to decide it may lack it alone, and nothing else can be decided
+        // without that one where all are needed.
+        let below = trim_below.min(index + 1).min(self.mark.height);
+        if below > self.log_first {
+            self.log_first = below;
+            out.write(false, Record::Trim { below });
+        }
+    }
+}
