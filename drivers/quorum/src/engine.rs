@@ -197,7 +197,7 @@ impl QuorumEngine {
         self.foreign.remove(&from);
         self.peers.entry(from).or_default().heard = Some(self.now);
         match said {
-            Said::Words(words, carried) => self.words(from, *words, carried, out),
+            Said::Words(words, carried) => self.words(from, *words, carried.map(|it| *it), out),
             Said::Status { height, asks } => self.told(from, height, asks, out),
             Said::Wake { height } => {
                 self.has_work |= height == self.next();

@@ -32,7 +32,7 @@ pub(crate) const HEIGHTS_MAX: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) enum Said {
     /// About a height, with what a proposal proposes.
-    Words(Box<Words>, Option<Carried>),
+    Words(Box<Words>, Option<Box<Carried>>),
     /// The last height that the sender knows to be decided, and whether it wants to know the same of the receiver.
     Status { height: u64, asks: bool },
     /// Something waits to be decided at this height.
@@ -185,7 +185,7 @@ impl Said {
                 let words = Words::decode(&mut inner)?;
                 inner.finish()?;
                 let carried = match from.bool()? {
-                    true => Some(carried(&mut from, &mut bodies)?),
+                    true => Some(Box::new(carried(&mut from, &mut bodies)?)),
                     false => None,
                 };
                 Self::Words(Box::new(words), carried)
