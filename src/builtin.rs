@@ -26,6 +26,10 @@ pub fn registry(config: &Config) -> Registry {
     let registry = registry.with(hosted::raft(config));
     #[cfg(not(feature = "raft"))]
     let registry = registry.without("raft", missing("raft"));
+    #[cfg(feature = "quorum")]
+    let registry = registry.with(hosted::quorum(config));
+    #[cfg(not(feature = "quorum"))]
+    let registry = registry.without("quorum", missing("quorum"));
     registry
 }
 
@@ -55,6 +59,8 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
     hosted::table_of(&hosted::local(config), config)?;
     #[cfg(feature = "raft")]
     hosted::table_of(&hosted::raft(config), config)?;
+    #[cfg(feature = "quorum")]
+    hosted::table_of(&hosted::quorum(config), config)?;
     #[cfg(feature = "quic")]
     quic(config)?;
     Ok(())
@@ -86,7 +92,7 @@ pub fn quic(config: &Config) -> Result<quorate_transport_quic::QuicConfig, Confi
 }
 
 /// What to do about a driver or transport that was left out of this build.
-#[cfg(not(all(feature = "local", feature = "raft", feature = "quic")))]
+#[cfg(not(all(feature = "local", feature = "raft", feature = "quorum", feature = "quic")))]
 fn missing(feature: &str) -> String {
     format!("this program was built without it; rebuild with `--features {feature}`")
 }
@@ -116,6 +122,15 @@ mod hosted {
         Hosted::new(quorate_driver_raft::RaftDriver, host_config(config))
     }
 
+    #[cfg(feature = "quorum")]
+    pub(super) fn quorum(config: &Config) -> Hosted<quorate_driver_quorum::QuorumDriver> {
+        let driver = match config.directory() {
+            Some(directory) => quorate_driver_quorum::QuorumDriver::in_directory(directory),
+            None => quorate_driver_quorum::QuorumDriver::default(),
+        };
+        Hosted::new(driver, host_config(config))
+    }
+
     /// Checks the data directory that the configuration names, without writing to it and without a node: every record
     /// of the log, every pair of the checkpoint, and that replaying the log gives the history that is written in it.
     ///
@@ -130,6 +145,8 @@ mod hosted {
             "local" => verify_with(&local(config), config),
             #[cfg(feature = "raft")]
             "raft" => verify_with(&raft(config), config),
+            #[cfg(feature = "quorum")]
+            "quorum" => verify_with(&quorum(config), config),
             other => unreachable!("driver {other:?} is registered and not known here"),
         }
     }

@@ -155,7 +155,8 @@ impl NodeConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct DriverConfig {
-    /// The driver's name. `local`: one node, no peers. `raft`: a majority of the nodes decides.
+    /// The driver's name. `local`: one node, no peers. `raft`: a majority of the nodes decides. `quorum`: validators that need not trust
+    /// one another decide.
     pub kind: String,
 }
 

@@ -89,6 +89,8 @@ pub fn switch(
         "local" => leave(&super::hosted::local(config), config, &state, options),
         #[cfg(feature = "raft")]
         "raft" => leave(&super::hosted::raft(config), config, &state, options),
+        #[cfg(feature = "quorum")]
+        "quorum" => leave(&super::hosted::quorum(config), config, &state, options),
         other => unreachable!("driver {other:?} is registered and not known here"),
     }?;
     let namespaces = state.take()?;
@@ -97,6 +99,8 @@ pub fn switch(
         "local" => take_over(&super::hosted::local(config), config, &state, leaving, namespaces),
         #[cfg(feature = "raft")]
         "raft" => take_over(&super::hosted::raft(config), config, &state, leaving, namespaces),
+        #[cfg(feature = "quorum")]
+        "quorum" => take_over(&super::hosted::quorum(config), config, &state, leaving, namespaces),
         other => unreachable!("driver {other:?} is registered and not known here"),
     }
 }

@@ -8,6 +8,7 @@ mod reads;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,13 +46,20 @@ const EMPTY_AFTER: Duration = Duration::from_millis(1);
 /// The quorum-vote driver.
 #[derive(Clone, Debug, Default)]
 pub struct QuorumDriver {
+    /// Where relative paths of the configuration begin.
+    directory: PathBuf,
     given: BTreeMap<NodeId, Setup>,
 }
 
 impl QuorumDriver {
+    /// The driver of a configuration that stands in this directory: the files it names are sought there.
+    pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into(), ..Self::default() }
+    }
+
     /// A driver that reads no files, for nodes whose genesis and keys are at hand.
     pub fn with_setups(given: impl IntoIterator<Item = (NodeId, Setup)>) -> Self {
-        Self { given: given.into_iter().collect() }
+        Self { given: given.into_iter().collect(), ..Self::default() }
     }
 }
 
@@ -68,7 +76,7 @@ impl EngineDriver for QuorumDriver {
         let timing = config.check()?;
         let setup = match self.given.get(&opening.node) {
             Some(setup) => setup.clone(),
-            None => Setup::read(config)?,
+            None => Setup::read(&self.directory, config)?,
         };
         let rotate_every = config.rotate_every;
         Ok(Box::new(QuorumEngine::open(rotate_every, timing, setup, opening, out)?))

@@ -30,15 +30,15 @@ impl Setup {
     /// # Errors
     ///
     /// A file cannot be read, is not what it should be, or the key is one that others may read: which, and what to do.
-    pub(crate) fn read(config: &QuorumConfig) -> Result<Self, String> {
-        let path = &config.genesis_file;
+    pub(crate) fn read(directory: &Path, config: &QuorumConfig) -> Result<Self, String> {
+        let path = &directory.join(&config.genesis_file);
         let text = read(path, GENESIS_BYTES_MAX, "genesis_file")?;
         let text = String::from_utf8(text).map_err(|_| {
             format!("genesis_file = {path:?} is not text; it is made by `quorate init-cluster`")
         })?;
         let genesis = toml::from_str(&text)
             .map_err(|error| format!("genesis_file = {path:?} is no genesis: {error}"))?;
-        let path = &config.key_file;
+        let path = &directory.join(&config.key_file);
         private(path)?;
         let key = SigningKey::from_bytes(&read(path, KEY_BYTES_MAX, "key_file")?)
             .map_err(|error| format!("key_file = {path:?}: {error}"))?;
