@@ -20,8 +20,30 @@ pub struct Audit {
     tip: u64,
     /// The id at the tip; none where the history begins later.
     id: Option<ValueId>,
+    /// The first height that was taken; 0 before that.
+    first: u64,
     /// What headers said of the history at an index.
     claims: BTreeMap<u64, [u8; 32]>,
+    /// A height and the id of its header, which are to be found.
+    wanted: Option<(u64, ValueId)>,
+}
+
+/// What a history that was verified says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Audited {
+    /// The hash of its genesis. An auditor who was not given that by somebody it trusts has to compare this.
+    pub genesis: [u8; 32],
+    /// Which group it is the history of.
+    pub group: u32,
+    /// The first height in it; above 1, what was before is not in it. 0 if it is empty.
+    pub first: u64,
+    /// The newest height; 0 before the first.
+    pub height: u64,
+    /// The id of the header of that height, or the chain before the first.
+    pub id: ValueId,
+    /// The epoch of the validators of the next height.
+    pub epoch: u64,
 }
 
 /// The first thing that is wrong with a history.
@@ -67,6 +89,30 @@ pub enum AuditError {
         /// Of which state.
         index: u64,
     },
+    /// It ends before the tip that is to be found.
+    #[error("it ends at height {height}, and {wanted} is decided: its tail is missing")]
+    Tail {
+        /// Where it ends.
+        height: u64,
+        /// How far it should go.
+        wanted: u64,
+    },
+    /// The height of the tip that is to be found is not in it.
+    #[error("height {height}, whose header is to be found, is not in it")]
+    Tip {
+        /// Which.
+        height: u64,
+    },
+    /// It has another header at the height of the tip that is to be found.
+    #[error("height {height}: its header is {}, and the one to be found {}", hex(.found), hex(.wanted))]
+    OtherTip {
+        /// Of which height.
+        height: u64,
+        /// The id there.
+        found: ValueId,
+        /// The one that should be there.
+        wanted: ValueId,
+    },
 }
 
 impl Audit {
@@ -74,12 +120,19 @@ impl Audit {
     pub fn new(genesis: &Genesis, group: u32) -> Self {
         let validators = ValidatorHistory::new(genesis, group);
         let id = Some(*validators.chain().as_bytes());
-        Self { validators, tip: 0, id, claims: BTreeMap::new() }
+        Self { id, ..Self::after(validators, 0) }
     }
 
     /// From the height after `height` on, for a history whose beginning is gone. `validators` has the changes of all heights up to that one.
     pub fn after(validators: ValidatorHistory, height: u64) -> Self {
-        Self { validators, tip: height, id: None, claims: BTreeMap::new() }
+        let (first, claims, wanted) = (0, BTreeMap::new(), None);
+        Self { validators, tip: height, id: None, first, claims, wanted }
+    }
+
+    /// With a height and the id of its header, which have to be in it: a tail that is missing cannot be seen otherwise.
+    pub const fn looking_for(mut self, tip: Option<(u64, ValueId)>) -> Self {
+        self.wanted = tip;
+        self
     }
 
     /// Takes the next batch.
@@ -105,6 +158,12 @@ impl Audit {
         if self.claims.get(&index).is_some_and(|known| *known != header.state) {
             return Err(AuditError::State { height, index });
         }
+        if let Some((wanted_height, wanted)) = self.wanted
+            && wanted_height == height
+            && wanted != header.id()
+        {
+            return Err(AuditError::OtherTip { height, found: header.id(), wanted });
+        }
         self.validators.verify(decided)?;
         if header.kind == BodyKind::Members {
             self.validators.apply(height, decided.body)?;
@@ -114,6 +173,9 @@ impl Audit {
             self.claims.pop_first();
         }
         (self.tip, self.id) = (height, Some(header.id()));
+        if self.first == 0 {
+            self.first = height;
+        }
         Ok(header)
     }
 
@@ -121,6 +183,33 @@ impl Audit {
     /// taken yet.
     pub fn tip(&self) -> Option<(u64, ValueId)> {
         self.id.map(|id| (self.tip, id))
+    }
+
+    /// What all that was taken says; nothing more comes.
+    ///
+    /// # Errors
+    ///
+    /// The height that was to be found is not in it.
+    pub fn finish(&self) -> Result<Audited, AuditError> {
+        let (height, first) = (self.tip, self.first);
+        match self.wanted {
+            Some((wanted, _)) if wanted > height => {
+                return Err(AuditError::Tail { height, wanted });
+            }
+            Some((wanted, _)) if wanted < first || first == 0 => {
+                return Err(AuditError::Tip { height: wanted });
+            }
+            _ => {}
+        }
+        let Self { validators, .. } = self;
+        Ok(Audited {
+            genesis: validators.genesis(),
+            group: validators.group(),
+            first,
+            height,
+            id: self.id.unwrap_or_default(),
+            epoch: validators.at(height.saturating_add(1)).epoch(),
+        })
     }
 
     /// Which validators decide which height.

@@ -10,7 +10,7 @@
 
 use std::io::{self, Read, Write};
 
-use crate::audit::{Audit, AuditError};
+use crate::audit::{Audit, AuditError, Audited};
 use crate::codec::{Malformed, Reader, Writer, hex};
 use crate::decided::Decided;
 use crate::genesis::Genesis;
@@ -100,24 +100,6 @@ impl<W: Write> HistoryWriter<W> {
     }
 }
 
-/// What a history that was verified says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Audited {
-    /// The genesis in the file. Unless the auditor gave it, somebody has to compare its hash.
-    pub genesis: Genesis,
-    /// Which group it is the history of.
-    pub group: u32,
-    /// The first height in it; above 1, what was before is not in it. 0 if it is empty.
-    pub first: u64,
-    /// The newest height; 0 before the first.
-    pub height: u64,
-    /// The id of the header of that height, or the chain before the first.
-    pub id: ValueId,
-    /// The epoch of the validators of the next height.
-    pub epoch: u64,
-}
-
 /// The first thing that is wrong with the file of a history.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -159,30 +141,6 @@ pub enum HistoryFileError {
         /// The id there.
         id: ValueId,
     },
-    /// It ends before the tip that the auditor knows of.
-    #[error("it ends at height {height}, and {wanted} is decided: its tail is missing")]
-    Tail {
-        /// Where it ends.
-        height: u64,
-        /// How far it should go.
-        wanted: u64,
-    },
-    /// The tip that the auditor knows of is not in it.
-    #[error("height {height}: the tip to be found is not in it")]
-    Tip {
-        /// Of which height.
-        height: u64,
-    },
-    /// It has another batch at the height of the tip that the auditor knows of.
-    #[error("height {height}: its header is {}, and that of the tip to be found {}", hex(.found), hex(.wanted))]
-    OtherTip {
-        /// Of which height.
-        height: u64,
-        /// The id there.
-        found: ValueId,
-        /// The one that should be there.
-        wanted: ValueId,
-    },
 }
 
 /// Verifies the history that `from` has, as [`HistoryWriter`] writes it, reading a record at a time.
@@ -212,7 +170,6 @@ pub fn audit_history(
     }
     let mut changes = ValidatorHistory::new(&found, group);
     let mut audit: Option<Audit> = None;
-    let mut first = 0;
     loop {
         let (kind, at, record) = records.next()?;
         match kind {
@@ -226,39 +183,23 @@ pub fn audit_history(
                     Some(audit) => audit,
                     None => {
                         let header = Header::decode(decided.header);
-                        first = header.map_err(|error| malformed(at, error))?.height;
-                        audit.insert(begin(&found, group, &changes, first))
+                        let first = header.map_err(|error| malformed(at, error))?.height;
+                        audit.insert(begin(&found, group, &changes, first).looking_for(tip))
                     }
                 };
-                let header = audit.add(decided)?;
-                if let Some((height, wanted)) = tip
-                    && height == header.height
-                    && wanted != header.id()
-                {
-                    let found = header.id();
-                    return Err(HistoryFileError::OtherTip { height, found, wanted });
-                }
+                audit.add(decided)?;
             }
             END => {
-                let audit = audit.unwrap_or_else(|| begin(&found, group, &changes, 1));
-                let (height, id) = audit.tip().unwrap_or_default();
+                let audit =
+                    audit.unwrap_or_else(|| begin(&found, group, &changes, 1).looking_for(tip));
+                let audited = audit.finish()?;
                 let said = end(record).map_err(|error| malformed(at, error))?;
-                if said != (first, height, id) {
+                if said != (audited.first, audited.height, audited.id) {
                     let (first, height, id) = said;
                     return Err(HistoryFileError::End { first, height, id });
                 }
                 records.finished()?;
-                match tip {
-                    Some((wanted, _)) if wanted > height => {
-                        return Err(HistoryFileError::Tail { height, wanted });
-                    }
-                    Some((height, _)) if height < first || first == 0 => {
-                        return Err(HistoryFileError::Tip { height });
-                    }
-                    _ => {}
-                }
-                let epoch = audit.validators().at(height.saturating_add(1)).epoch();
-                return Ok(Audited { genesis: found, group, first, height, id, epoch });
+                return Ok(audited);
             }
             kind => return Err(malformed(at, unexpected(kind))),
         }

@@ -56,7 +56,7 @@ mod validator;
 mod validator_history;
 mod vote;
 
-pub use audit::{Audit, AuditError};
+pub use audit::{Audit, AuditError, Audited};
 pub use body::{FrameProof, ProvenFrame, body_hash};
 pub use certificate::{
     Certificate, CertificateError, verify_certificate, verify_header, verify_signatures,
@@ -70,7 +70,7 @@ pub use evidence::{Evidence, EvidenceError};
 pub use fault_model::FaultModel;
 pub use genesis::{ChainId, Genesis};
 pub use header::{BodyKind, HEADER_BYTES, Header};
-pub use history_file::{Audited, HistoryFileError, HistoryWriter, RECORD_BYTES_MAX, audit_history};
+pub use history_file::{HistoryFileError, HistoryWriter, RECORD_BYTES_MAX, audit_history};
 pub use key::{PublicKey, SIGNATURE_BYTES_MAX, Signature, SigningError, SigningKey};
 pub use scheme::Scheme;
 pub use validator::{POWER_MAX, VALIDATORS_MAX, Validator, ValidatorSet, ValidatorSetError};

@@ -16,6 +16,8 @@ pub const CHANGE_DELAY: u64 = 2;
 /// has those can verify any decided batch, without the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValidatorHistory {
+    genesis: [u8; 32],
+    group: u32,
     chain: ChainId,
     fault_model: FaultModel,
     /// The validators, each with the first height they decide.
@@ -80,11 +82,23 @@ impl ValidatorHistory {
     /// Before any change.
     pub fn new(genesis: &Genesis, group: u32) -> Self {
         Self {
+            genesis: genesis.hash(),
+            group,
             chain: genesis.chain(group),
             fault_model: genesis.fault_model(),
             sets: vec![(0, genesis.validators().clone())],
             changed: 0,
         }
+    }
+
+    /// The hash of the genesis.
+    pub const fn genesis(&self) -> [u8; 32] {
+        self.genesis
+    }
+
+    /// Which group it is of.
+    pub const fn group(&self) -> u32 {
+        self.group
     }
 
     /// What the signatures refer to.
