@@ -6,6 +6,8 @@
 //! [`Node`] opens a configured node inside a program, [`Config`] says what can be configured, and [`builtin`] lists the
 //! drivers of this build.
 
+#[cfg(feature = "audit")]
+pub mod audit;
 pub mod builtin;
 
 mod config;
@@ -33,6 +35,9 @@ pub use load::{ConfigBuilder, ConfigError, Explained, Origin};
 pub use node::{Namespaces, Node, NodeBuilder, NodeError};
 #[cfg(feature = "quic")]
 pub use quic::QuicStatus;
+/// Keys, certificates, and how they are verified.
+#[cfg(feature = "audit")]
+pub use quorate_certificate as certificate;
 #[cfg(feature = "quic")]
 pub use quorate_client::{Client, ClientConfig, ClientError};
 pub use quorate_replicator::*;

@@ -32,7 +32,6 @@ const END: u8 = 4;
 #[derive(Debug)]
 pub struct HistoryWriter<W> {
     to: W,
-    first: u64,
 }
 
 impl<W: Write> HistoryWriter<W> {
@@ -42,7 +41,7 @@ impl<W: Write> HistoryWriter<W> {
     ///
     /// What was written to did not take it; so do the others.
     pub fn new(to: W, genesis: &Genesis, group: u32) -> io::Result<Self> {
-        let mut writer = Self { to, first: 0 };
+        let mut writer = Self { to };
         writer.to.write_all(MAGIC)?;
         let start = Writer::default().u32(group).bytes(&genesis.encode()).done();
         writer.record(START, &[&start])?;
@@ -63,20 +62,18 @@ impl<W: Write> HistoryWriter<W> {
     /// # Errors
     ///
     /// See [`new`](Self::new).
-    pub fn batch(&mut self, height: u64, decided: Decided<'_>) -> io::Result<()> {
-        if self.first == 0 {
-            self.first = height;
-        }
+    pub fn batch(&mut self, decided: Decided<'_>) -> io::Result<()> {
         self.decided(BATCH, decided)
     }
 
-    /// Ends the history at this tip, and gives back what it was written to.
+    /// Ends the history, which goes from `first` to this tip, and gives back what it was written to. An empty one goes from 0 to height 0,
+    /// and the id there is the chain.
     ///
     /// # Errors
     ///
     /// See [`new`](Self::new).
-    pub fn end(mut self, height: u64, id: &ValueId) -> io::Result<W> {
-        let end = Writer::default().u64(self.first).u64(height).bytes(id).done();
+    pub fn end(mut self, first: u64, height: u64, id: &ValueId) -> io::Result<W> {
+        let end = Writer::default().u64(first).u64(height).bytes(id).done();
         self.record(END, &[&end])?;
         self.to.flush()?;
         Ok(self.to)

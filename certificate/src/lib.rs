@@ -20,7 +20,7 @@
 //!
 //! // A history of nothing: it ends where it begins.
 //! let chain = genesis.chain(0);
-//! let file = HistoryWriter::new(Vec::new(), &genesis, 0)?.end(0, chain.as_bytes())?;
+//! let file = HistoryWriter::new(Vec::new(), &genesis, 0)?.end(0, 0, chain.as_bytes())?;
 //!
 //! let audited = audit_history(&file[..], Some(&genesis), None)?;
 //! assert_eq!((audited.height, audited.id), (0, *chain.as_bytes()));

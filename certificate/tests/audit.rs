@@ -27,10 +27,10 @@ fn audit_file(chain: &Chain, file: &[u8]) -> Result<Audited, HistoryFileError> {
 fn file_of(chain: &Chain, blocks: &[Block]) -> Vec<u8> {
     let mut writer = HistoryWriter::new(Vec::new(), &chain.genesis, 0).unwrap();
     for block in blocks {
-        writer.batch(block.header().height, block.as_decided()).unwrap();
+        writer.batch(block.as_decided()).unwrap();
     }
     let last = blocks.last().unwrap().header();
-    writer.end(last.height, &last.id()).unwrap()
+    writer.end(blocks[0].header().height, last.height, &last.id()).unwrap()
 }
 
 #[test]
@@ -111,10 +111,10 @@ fn a_history_whose_beginning_is_gone_needs_the_changes_of_before() {
         let audited = audit_file(&chain, &chain.file_from(first)).unwrap();
         assert_eq!((audited.first, audited.height), (first as u64, 14));
         let mut writer = HistoryWriter::new(Vec::new(), &chain.genesis, 0).unwrap();
-        for (height, block) in (1..).zip(&chain.blocks).skip(first - 1) {
-            writer.batch(height, block.as_decided()).unwrap();
+        for block in &chain.blocks[first - 1..] {
+            writer.batch(block.as_decided()).unwrap();
         }
-        let bare = writer.end(14, &chain.tip().1).unwrap();
+        let bare = writer.end(first as u64, 14, &chain.tip().1).unwrap();
         // The first change is decided at height 3.
         assert_eq!(audit_file(&chain, &bare).is_ok(), first <= 3, "from height {first}");
     }

@@ -155,10 +155,11 @@ impl Chain {
                 writer.change(block.as_decided()).unwrap();
             }
         }
-        for (height, block) in (1..).zip(&self.blocks).skip(first - 1) {
-            writer.batch(height, block.as_decided()).unwrap();
+        for block in &self.blocks[first - 1..] {
+            writer.batch(block.as_decided()).unwrap();
         }
-        writer.end(self.blocks.len() as u64, &self.previous).unwrap()
+        let (height, id) = self.tip();
+        writer.end(if height == 0 { 0 } else { first as u64 }, height, &id).unwrap()
     }
 
     pub(crate) fn tip(&self) -> (u64, ValueId) {
