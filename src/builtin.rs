@@ -66,6 +66,19 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// The genesis of the configured cluster of driver `quorum`, whose key is looked at, too.
+///
+/// # Errors
+///
+/// A file cannot be read, is not what it should be, or the key is one that others may read: which, and what to do.
+#[cfg(all(feature = "quorum", feature = "audit"))]
+pub fn genesis(config: &Config) -> Result<quorate_certificate::Genesis, crate::NodeError> {
+    let table = hosted::table_of(&hosted::quorum(config), config)?;
+    let directory = config.directory().unwrap_or_else(|| std::path::Path::new(""));
+    let setup = quorate_driver_quorum::Setup::read(directory, &table);
+    Ok(setup.map_err(|problem| quorate_replicator::OpenError::Config { problem })?.genesis)
+}
+
 /// What the configuration says about QUIC, with its paths as they are opened; the defaults if it says nothing.
 ///
 /// # Errors

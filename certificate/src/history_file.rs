@@ -250,7 +250,7 @@ struct Records<R> {
 impl<R: Read> Records<R> {
     fn magic(&mut self) -> Result<(), HistoryFileError> {
         if self.array::<16>()? != *MAGIC {
-            let problem = "it does not begin as one; `quorate audit export` writes them";
+            let problem = "it does not begin as one; `quorate audit --export` writes them";
             return Err(malformed(0, Malformed::new(WHAT, problem)));
         }
         Ok(())

@@ -8,7 +8,7 @@
 //!   Certificate   Certificate   Certificate   signatures of a quorum of the validators of that height
 //! ```
 //!
-//! A history that a node wrote with `quorate audit export` is verified so:
+//! A history that a node wrote with `quorate audit --export` is verified so:
 //!
 //! ```
 //! use quorate_certificate::{Genesis, HistoryWriter, Scheme, SigningKey, FaultModel, Validator, audit_history};

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use quorate::certificate::{FaultModel, Scheme};
 use quorate::{Config, ConfigError, NodeId, Origin, ShardKey};
 
+use crate::audit::Tip;
 use crate::cluster::{NodeAt, node_id};
 use crate::exit::EXIT_HELP;
 
@@ -101,6 +103,9 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Check every stored record and checkpoint, without writing; stop the node first
     Verify,
+    /// Verify what the validators of driver quorum have decided, with nothing but their keys; stop the node first
+    #[command(after_help = AUDIT_HELP)]
+    Audit(AuditArgs),
     /// Say which driver a data directory has, or take it to another one with all that is in it; stop the node first
     #[command(subcommand)]
     Driver(DriverCommand),
@@ -130,6 +135,16 @@ pub(crate) enum Command {
 const STATUS_HELP: &str = "\
 Without --connect the node is opened here, which is refused while another process has it open.";
 
+/// What is audited, and what that says.
+const AUDIT_HELP: &str = "\
+Examples:
+  quorate audit --config n1/node.toml                      what this node has decided
+  quorate audit --config n1/node.toml --export h.history   the same, into a file
+  quorate audit h.history --genesis genesis.toml           what somebody else has, by your genesis
+
+Each batch has to follow the one before it, and a quorum of the validators of its height has to have signed for it. Code 1 names the
+first that is not so. A tail that is missing cannot be seen: give the tip that another audit printed with --tip.";
+
 /// What a try looks like.
 const DEV_HELP: &str = "\
 Examples:
@@ -142,7 +157,8 @@ const INIT_CLUSTER_HELP: &str = "\
 Example:
   quorate init-cluster --nodes n1=10.0.0.1:7410,n2=10.0.0.2:7410,n3=10.0.0.3:7410 --out cluster
 
-The driver is raft unless --driver names another one. A node is reached at HOST:PORT (UDP).";
+The driver is raft unless --driver names another one. A node is reached at HOST:PORT (UDP).
+With --driver quorum each node gets a key of its own and all of them the genesis; four nodes are the fewest that can do without one.";
 
 /// The form of the lines, and what a stop means.
 const IMPORT_HELP: &str = "\
@@ -161,6 +177,25 @@ Examples:
   quorate kv get acme/users 7
   quorate kv list acme/users --prefix 7 --limit 10
   quorate kv put acme/users -- -7 -Ada          after -- nothing is taken for an option";
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// A data directory, or a file that --export wrote [default: the configured data directory]
+    #[arg(value_name = "DIR|FILE")]
+    pub(crate) path: Option<PathBuf>,
+    /// The genesis of the cluster, from somebody you trust [default: that of the configuration, or of the file itself]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) genesis: Option<PathBuf>,
+    /// A height, and the hash that it must have; all of it has to be there up to this height
+    #[arg(long, value_name = "HEIGHT:HASH")]
+    pub(crate) tip: Option<Tip>,
+    /// Which group of the data directory
+    #[arg(long, value_name = "GROUP", default_value_t = 0)]
+    pub(crate) group: u32,
+    /// Write what is verified into a new file, which can be verified anywhere
+    #[arg(long, value_name = "FILE")]
+    pub(crate) export: Option<PathBuf>,
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
@@ -289,6 +324,12 @@ pub(crate) struct InitClusterArgs {
     /// How long certificates of nodes and clients hold
     #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = validity_days())]
     pub(crate) validity_days: u32,
+    /// With driver quorum: against what the validators stand, byzantine or crash [default: byzantine]
+    #[arg(long, value_name = "WORD")]
+    pub(crate) fault_model: Option<FaultModel>,
+    /// With driver quorum: how they sign, ed25519, ml-dsa-65 or hybrid [default: ed25519]
+    #[arg(long, value_name = "WORD")]
+    pub(crate) scheme: Option<Scheme>,
     /// The clients, each with a directory of its own
     #[arg(long, value_delimiter = ',', value_name = "NAME,..", default_value = "client")]
     pub(crate) clients: Vec<String>,

@@ -3,7 +3,8 @@
 //! ```text
 //! DIR/cluster.toml        what the cluster is, for whoever makes more certificates
 //! DIR/authority.pem,.key  who makes them; the key belongs on no node
-//! DIR/n1/                 node.toml, node.pem, node.key, authority.pem
+//! DIR/genesis.toml        with driver quorum: what auditors need
+//! DIR/n1/                 node.toml, node.pem, node.key, authority.pem; with driver quorum genesis.toml, validator.key
 //! DIR/client/             client.toml, client.pem, client.key, authority.pem
 //! ```
 //!
@@ -25,6 +26,7 @@ use quorate::{ClusterId, Config, NodeId, SessionId, builtin};
 use serde::Deserialize;
 
 use crate::exit::Failure;
+use crate::founding::{Choice, Founding, GENESIS_FILE, KEY_FILE, QUORUM};
 
 /// How long a new authority holds.
 const AUTHORITY_DAYS: u32 = 3650;
@@ -140,6 +142,8 @@ pub(crate) struct Cluster {
     pub(crate) nodes: BTreeMap<NodeId, Address>,
     /// The directory of the node that the cluster grows from, if it does.
     pub(crate) from: Option<(NodeId, PathBuf)>,
+    /// What a new cluster of driver quorum begins with.
+    pub(crate) founding: Option<Founding>,
 }
 
 /// The same in the file.
@@ -159,7 +163,7 @@ impl Cluster {
     /// # Errors
     ///
     /// There is no node, or a number or an address is there twice, or the driver does not take so many.
-    pub(crate) fn new(nodes: &[NodeAt], driver: &str) -> Result<Self, Failure> {
+    pub(crate) fn new(nodes: &[NodeAt], driver: &str, choice: Choice) -> Result<Self, Failure> {
         let random = SessionId::random().map_err(Failure::service)?;
         let mut cluster = Self {
             id: ClusterId::new(random.bytes()),
@@ -168,10 +172,15 @@ impl Cluster {
             groups: 1,
             nodes: BTreeMap::new(),
             from: None,
+            founding: None,
         };
         for node in nodes {
             cluster.add(node)?;
             cluster.founders.push(node.node);
+        }
+        if driver == QUORUM {
+            let nodes = cluster.nodes.keys().copied();
+            cluster.founding = Some(Founding::new(cluster.id, nodes, choice)?);
         }
         cluster.checked(nodes)
     }
@@ -184,6 +193,12 @@ impl Cluster {
     /// As [`new`](Self::new); or the directory holds no data, or its node is none of these.
     pub(crate) fn grown(nodes: &[NodeAt], driver: &str, directory: &Path) -> Result<Self, Failure> {
         let shown = directory.display();
+        if driver == QUORUM {
+            return Err(Failure::usage(format!(
+                "driver {QUORUM} begins with its genesis, and cannot go on from data that its validators did not decide; leave --from out, and \
+                 take the data there with `quorate export` and `import`"
+            )));
+        }
         let held = builtin::held(directory).map_err(Failure::data)?;
         let held = held.ok_or_else(|| {
             Failure::data(format!(
@@ -204,6 +219,7 @@ impl Cluster {
             groups: held.groups,
             nodes: BTreeMap::new(),
             from: Some((held.node, absolute)),
+            founding: None,
         };
         for node in nodes {
             cluster.add(node)?;
@@ -263,6 +279,7 @@ impl Cluster {
             groups: file.groups,
             nodes,
             from: None,
+            founding: None,
         })
     }
 
@@ -311,6 +328,9 @@ impl Cluster {
                 [AUTHORITY_FILE, AUTHORITY_KEY_FILE].map(|file| directory.join(file));
             authority.save(&certificate, &key).map_err(Failure::usage)?;
             self.write(directory)?;
+            if let Some(founding) = &self.founding {
+                founding.write_genesis(directory)?;
+            }
             let maker = Maker { authority, cluster: self, until: None };
             for (node, address) in &self.nodes {
                 let node = NodeAt { node: *node, address: address.clone() };
@@ -364,7 +384,7 @@ impl Cluster {
             "# {node} of cluster {}. Start it with `quorate serve --config {NODE_FILE}`, the same at every start.\n\
              # Paths are relative to this file. All keys: docs/config.md, or `quorate config explain`.\n\n\
              [node]\nid       = {}\ncluster  = \"{}\"\nfounders = {:?}\ndata_dir = {data_dir:?}\n\n\
-             [driver]\nkind = \"{}\"\n\n[shard]\ngroups = {}\n\n\
+             [driver]\nkind = \"{}\"\n\n{}[shard]\ngroups = {}\n\n\
              [transport]\nkind = \"quic\"\n\n\
              [transport.quic]\nlisten           = \"{}\"\nauthority_file   = \"{AUTHORITY_FILE}\"\n\
              certificate_file = \"node.pem\"\nkey_file         = \"node.key\"\n\n\
@@ -374,11 +394,22 @@ impl Cluster {
             self.id,
             self.founder_numbers(),
             self.driver,
+            self.driver_toml(),
             self.groups,
             address.listen(),
         );
         self.write_nodes(&mut text);
         text
+    }
+
+    /// What the driver is told.
+    fn driver_toml(&self) -> String {
+        match &*self.driver {
+            QUORUM => format!(
+                "[driver.{QUORUM}]\ngenesis_file = \"{GENESIS_FILE}\"\nkey_file     = \"{KEY_FILE}\"\n\n"
+            ),
+            _ => String::new(),
+        }
     }
 
     /// The configuration of a client.
@@ -418,14 +449,17 @@ impl Maker<'_> {
     pub(crate) fn node(&self, directory: &Path, at: &NodeAt, days: u32) -> Result<(), Failure> {
         let subject = Subject::node(self.cluster.id, at.node);
         let issued = self.issue(&subject, days)?;
-        self.directory(directory, "node", &issued, &self.cluster.node_toml(at))
+        let founding = self.cluster.founding.as_ref();
+        self.directory(directory, "node", &issued, &self.cluster.node_toml(at), |directory| {
+            founding.map_or(Ok(()), |founding| founding.write_node(directory, at.node))
+        })
     }
 
     /// Makes the directory of a client.
     pub(crate) fn client(&self, directory: &Path, name: &str, days: u32) -> Result<(), Failure> {
         let subject = Subject::client(self.cluster.id, name).map_err(Failure::usage)?;
         let issued = self.issue(&subject, days)?;
-        self.directory(directory, "client", &issued, &self.cluster.client_toml(name))
+        self.directory(directory, "client", &issued, &self.cluster.client_toml(name), |_| Ok(()))
     }
 
     /// Puts a new certificate and a new key into a directory that there is. What was there gets the ending `.old`.
@@ -480,8 +514,10 @@ impl Maker<'_> {
         kind: &str,
         issued: &Issued,
         config: &str,
+        more: impl FnOnce(&Path) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         completed(directory, |directory| {
+            more(directory)?;
             let at = |ending: &str| directory.join(format!("{kind}.{ending}"));
             issued.save(&at("pem"), &at("key")).map_err(Failure::usage)?;
             replace(&directory.join(AUTHORITY_FILE), self.authority.certificate_pem())?;

@@ -5,7 +5,8 @@ use serde_json::json;
 
 use crate::cli::{ConfigCommand, Output};
 use crate::exit::{Exit, Failure};
-use crate::{print, print_as};
+use crate::founding::{self, QUORUM};
+use crate::{open, print, print_as, tell};
 
 pub(crate) fn run(
     config: &Config,
@@ -15,6 +16,12 @@ pub(crate) fn run(
     match command {
         ConfigCommand::Check => {
             builtin::check(config).map_err(Failure::usage)?;
+            if config.driver.kind == QUORUM {
+                let genesis = builtin::genesis(config).map_err(open::failure)?;
+                if let Some(warning) = founding::warning(&genesis) {
+                    tell(&format!("warning: {warning}\n"));
+                }
+            }
             let (driver, durability) = (&config.driver.kind, config.node.durability);
             print_as(
                 output,

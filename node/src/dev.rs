@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use crate::cli::{DevArgs, Global};
 use crate::cluster::{CLIENT_FILE, Cluster, NODE_FILE, NodeAt};
 use crate::exit::{Exit, Failure};
+use crate::founding::Choice;
 use crate::tell;
 
 /// Held by the one `quorate dev` of a directory.
@@ -127,7 +128,7 @@ fn cluster(global: &Global, arguments: &DevArgs) -> Result<Cluster, Failure> {
         let at = format!("n{number}=127.0.0.1:{port}").parse::<NodeAt>();
         named.push(at.map_err(Failure::usage)?);
     }
-    let cluster = Cluster::new(&named, driver)?;
+    let cluster = Cluster::new(&named, driver, Choice::default())?;
     cluster.create(dir, &[CLIENT.to_owned()], VALIDITY_DAYS)?;
     Ok(cluster)
 }

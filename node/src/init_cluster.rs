@@ -8,7 +8,9 @@ use serde_json::json;
 use crate::cli::{InitClusterArgs, InitNodeArgs, Output};
 use crate::cluster::{CLIENT_FILE, Cluster, NODE_FILE, node_id};
 use crate::exit::{Exit, Failure};
-use crate::print_as;
+use crate::founding::{self, Choice, GENESIS_FILE, QUORUM};
+use crate::status::hex;
+use crate::{print_as, tell};
 
 /// What a cluster is for: several nodes.
 const DRIVER: &str = "raft";
@@ -18,14 +20,20 @@ pub(crate) fn cluster(
     driver: Option<&str>,
     output: Output,
 ) -> Result<Exit, Failure> {
-    let InitClusterArgs { nodes, out, from, validity_days, clients } = arguments;
+    let InitClusterArgs { nodes, out, from, validity_days, clients, .. } = arguments;
     let driver = driver.unwrap_or(DRIVER);
+    let choice = choice(arguments, driver)?;
     let cluster = match from {
         Some(directory) => Cluster::grown(nodes, driver, directory)?,
-        None => Cluster::new(nodes, driver)?,
+        None => Cluster::new(nodes, driver, choice)?,
     };
     check_clients(clients)?;
     cluster.create(out, clients, *validity_days)?;
+    if let Some(founding) = &cluster.founding
+        && let Some(warning) = founding::warning(&founding.genesis)
+    {
+        tell(&format!("warning: {warning}\n"));
+    }
     print_as(
         output,
         || {
@@ -45,10 +53,32 @@ pub(crate) fn cluster(
     Ok(Exit::Done)
 }
 
+/// What the validators are to be, which only driver quorum has.
+fn choice(arguments: &InitClusterArgs, driver: &str) -> Result<Choice, Failure> {
+    let InitClusterArgs { fault_model, scheme, .. } = arguments;
+    if driver != QUORUM && (fault_model.is_some() || scheme.is_some()) {
+        return Err(Failure::usage(format!(
+            "--fault-model and --scheme are about validators, which driver {driver} does not have; leave them out, or take --driver {QUORUM}"
+        )));
+    }
+    let default = Choice::default();
+    Ok(Choice {
+        fault_model: fault_model.unwrap_or(default.fault_model),
+        scheme: scheme.unwrap_or(default.scheme),
+    })
+}
+
 /// One more directory, of a node that is to be added to a cluster.
 pub(crate) fn node(arguments: &InitNodeArgs, output: Output) -> Result<Exit, Failure> {
     let InitNodeArgs { node, authority, validity_days } = arguments;
     let mut cluster = Cluster::load(authority)?;
+    if cluster.driver == QUORUM {
+        return Err(Failure::usage(format!(
+            "the cluster of {} has driver {QUORUM}, whose validators are those of its genesis; none can be added to it. Found a cluster with all of \
+             them, and take the data there with `quorate export` and `import`",
+            authority.display()
+        )));
+    }
     cluster.add(node)?;
     let directory = authority.join(node.node.to_string());
     if directory.exists() {
@@ -110,6 +140,15 @@ fn next_steps(cluster: &Cluster, out: &Path, clients: &[String]) -> String {
             out.join(node.to_string()).join(NODE_FILE).display()
         );
     }
+    if let Some(founding) = &cluster.founding {
+        let genesis = &founding.genesis;
+        text += &format!(
+            "\ngenesis {}, fault model {}, scheme {}\n",
+            hex(&genesis.hash()),
+            genesis.fault_model(),
+            genesis.validators().scheme()
+        );
+    }
     text += "\n1. copy each node's directory to its machine, and start it there, the same way at every start:";
     for (node, address) in &cluster.nodes {
         let config = out.join(node.to_string()).join(NODE_FILE);
@@ -141,5 +180,12 @@ fn next_steps(cluster: &Cluster, out: &Path, clients: &[String]) -> String {
         "\n3. keep {} where no node runs: its key makes nodes and clients, and renews their certificates",
         out.join("authority.key").display()
     );
+    if cluster.founding.is_some() {
+        text += &format!(
+            "\n4. keep {} for whoever shall verify what is decided: `quorate audit --genesis` takes it.\n   \
+             A validator's key belongs on its node alone: delete the directories here once they are copied",
+            out.join(GENESIS_FILE).display()
+        );
+    }
     text
 }

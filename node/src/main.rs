@@ -1,5 +1,6 @@
 //! The `quorate` binary.
 
+mod audit;
 mod bench;
 mod certs;
 mod cli;
@@ -9,6 +10,7 @@ mod dev;
 mod driver_command;
 mod exit;
 mod export;
+mod founding;
 mod import;
 mod import_state;
 mod init_cluster;
@@ -58,6 +60,7 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
     match command {
         Command::Config(command) => config_command::run(&config()?, command, output),
         Command::Verify => verify::run(&config()?, output),
+        Command::Audit(arguments) => audit::run(config, arguments, output),
         Command::Driver(command) => driver_command::run(&config()?, command, output),
         Command::Import(arguments) => in_runtime(import::run(way()?, arguments, output)),
         Command::Export(arguments) => in_runtime(export::run(way()?, arguments)),

@@ -1,0 +1,341 @@
+//! Clusters of the quorum driver as processes: what they decide under kills, and who can verify it afterwards.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use common::process::{Cluster, Process};
+use common::{Ended, Place};
+use quorate::certificate::{Certificate, FaultModel, Genesis, Scheme, SigningKey, audit_history};
+
+const NODES: usize = 4;
+
+fn genesis(place: &Place) -> Genesis {
+    let text = fs::read_to_string(place.path("cluster/genesis.toml")).unwrap();
+    toml::from_str(&text).unwrap()
+}
+
+fn audit(cluster: &Cluster, arguments: &[&str]) -> Ended {
+    cluster.place.run_bare(&[&["audit", "-o", "json"], arguments].concat())
+}
+
+fn audit_node(cluster: &Cluster, node: u64, more: &[&str]) -> Ended {
+    let config = cluster.node_toml(node);
+    audit(cluster, &[&["--config", config.to_str().unwrap()], more].concat())
+}
+
+#[test]
+fn what_was_decided_can_be_verified_and_nothing_else() {
+    let cluster = Cluster::new(NODES, "quorum");
+    let nodes = cluster.serve_all();
+    for number in 0..5 {
+        cluster.ok(&["kv", "put", "app/ns", &number.to_string(), "value"]);
+    }
+    cluster.close(nodes);
+
+    // Every node has decided the same, whatever certificates it has of it.
+    let mut tips = Vec::new();
+    for node in 1..=NODES as u64 {
+        let ended = audit_node(&cluster, node, &[]);
+        assert_eq!(ended.code, 0, "n{node}: {}", ended.err);
+        let found = ended.json();
+        let tip = format!("{}:{}", found["height"], found["id"].as_str().unwrap());
+        tips.push((found["height"].as_u64().unwrap(), tip));
+    }
+    tips.sort_unstable();
+    let (height, least) = &tips[0];
+    assert!(*height > 0);
+    for node in 1..=NODES as u64 {
+        let ended = audit_node(&cluster, node, &["--tip", least]);
+        assert_eq!(ended.code, 0, "n{node}: {}", ended.err);
+    }
+    mutations(&cluster);
+}
+
+/// Exports the history of a node, and changes it in each way that an auditor has to see.
+fn mutations(cluster: &Cluster) {
+    let place = &cluster.place;
+    let file = place.path("n1.history");
+    let ended = audit_node(cluster, 1, &["--export", file.to_str().unwrap()]);
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    let tip = format!("{}:{}", ended.json()["height"], ended.json()["id"].as_str().unwrap());
+    let bytes = fs::read(&file).unwrap();
+    let refused = |what: &str, bytes: &[u8], more: &[&str]| {
+        let changed = place.write("changed.history", bytes);
+        let arguments = [changed.to_str().unwrap(), "--genesis", "cluster/genesis.toml"];
+        let ended = audit(cluster, &[&arguments[..], more].concat());
+        assert_eq!(ended.code, 1, "{what}: {}{}", ended.out, ended.err);
+        assert!(ended.err.contains("changed.history: "), "{what}: {}", ended.err);
+        ended.err
+    };
+    let good = audit(cluster, &["n1.history", "--genesis", "cluster/genesis.toml", "--tip", &tip]);
+    assert_eq!(good.code, 0, "{}", good.err);
+
+    // In the process of the test: a bit in each of many bytes, spread over all of it.
+    let genesis = genesis(place);
+    let step = (bytes.len() / 200).max(1);
+    for at in (0..bytes.len()).step_by(step) {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1 << (at % 8);
+        assert!(audit_history(&flipped[..], Some(&genesis), None).is_err(), "byte {at}");
+    }
+    let mut flipped = bytes.clone();
+    flipped[bytes.len() / 2] ^= 1;
+    refused("a flipped bit", &flipped, &[]);
+    refused("a cut", &bytes[..bytes.len() - 10], &[]);
+
+    let mut history = History::read(&bytes);
+    let first = history.records[1].clone();
+    let certificate = Certificate::decode(certificate_of(&first)).unwrap();
+    let signed = |signatures: Vec<_>| {
+        let (height, round, value) =
+            (certificate.height(), certificate.round(), *certificate.value());
+        Certificate::new(height, round, value, signatures).unwrap().encode()
+    };
+    let mut swapped = certificate.signatures().to_vec();
+    let taken = swapped[0].1.clone();
+    swapped[0].1 = std::mem::replace(&mut swapped[1].1, taken);
+    history.records[1] = with_certificate(&first, &signed(swapped));
+    let said = refused("a swapped signer", &history.write(), &[]);
+    assert!(said.contains("height 1: the signature of node"), "{said}");
+
+    let few = certificate.signatures()[..2].to_vec();
+    history.records[1] = with_certificate(&first, &signed(few));
+    let said = refused("one signature fewer than the quorum", &history.write(), &[]);
+    assert!(said.contains("no quorum"), "{said}");
+
+    // The bytes of a certificate in which a node signs twice cannot be made in another way.
+    let mut doubled = certificate.encode();
+    let (begin, length) = (1 + 8 + 4 + 32 + 2, 8 + 2 + 64);
+    let (earlier, later) = doubled.split_at_mut(begin + length);
+    later[..length].copy_from_slice(&earlier[begin..]);
+    history.records[1] = with_certificate(&first, &doubled);
+    let said = refused("a duplicated signer", &history.write(), &[]);
+    assert!(said.contains("signed it twice"), "{said}");
+
+    history.records[1] = first;
+    history.records.swap(2, 3);
+    let said = refused("a reordered batch", &history.write(), &[]);
+    assert!(said.contains("height 3 comes where 2 should"), "{said}");
+    history.records.remove(3);
+    let said = refused("a batch that was cut out", &history.write(), &[]);
+    assert!(said.contains("height 3 comes where 2 should"), "{said}");
+
+    let other = Cluster::new(NODES, "quorum");
+    let theirs = other.place.path("cluster/genesis.toml");
+    let ended = audit(cluster, &["n1.history", "--genesis", theirs.to_str().unwrap()]);
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains("of the cluster whose genesis"), "{}", ended.err);
+}
+
+/// A history, cut into its records: kind and bytes.
+struct History {
+    magic: Vec<u8>,
+    records: Vec<(u8, Vec<u8>)>,
+}
+
+impl History {
+    fn read(bytes: &[u8]) -> Self {
+        let (magic, mut rest) = bytes.split_at(16);
+        let mut records = Vec::new();
+        while let [kind, a, b, c, d, more @ ..] = rest {
+            let length = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
+            records.push((*kind, more[..length].to_vec()));
+            rest = &more[length..];
+        }
+        Self { magic: magic.to_vec(), records }
+    }
+
+    fn write(&self) -> Vec<u8> {
+        let records = self.records.iter().flat_map(|(kind, record)| {
+            [&[*kind][..], &(record.len() as u32).to_le_bytes(), record].concat()
+        });
+        self.magic.iter().copied().chain(records).collect()
+    }
+}
+
+const HEADER: usize = 186;
+
+fn certificate_of((_, record): &(u8, Vec<u8>)) -> &[u8] {
+    let length = u32::from_le_bytes(record[HEADER..HEADER + 4].try_into().unwrap()) as usize;
+    &record[HEADER + 4..HEADER + 4 + length]
+}
+
+fn with_certificate(record: &(u8, Vec<u8>), certificate: &[u8]) -> (u8, Vec<u8>) {
+    let (kind, bytes) = record;
+    let body = &bytes[HEADER + 4 + certificate_of(record).len()..];
+    let length = (certificate.len() as u32).to_le_bytes();
+    (*kind, [&bytes[..HEADER], &length, certificate, body].concat())
+}
+
+#[test]
+fn a_cluster_is_made_with_a_genesis_and_a_key_for_each_node() {
+    let place = Place::new();
+    let init = |out: &str, more: &[&str]| {
+        let nodes = "n1=a:1,n2=b:1,n3=c:1,n4=d:1";
+        let arguments = ["init-cluster", "--driver", "quorum", "--nodes", nodes, "--out", out];
+        place.run_bare(&[&arguments[..], more].concat())
+    };
+    let made = init("cluster", &[]);
+    assert_eq!(made.code, 0, "{}", made.err);
+    assert_eq!(made.err, "");
+    let first = genesis(&place);
+    assert_eq!(first.fault_model(), FaultModel::Byzantine);
+    assert_eq!(first.validators().scheme(), Scheme::Ed25519);
+    for node in 1..=4 {
+        let at = |file: &str| place.path(&format!("cluster/n{node}/{file}"));
+        let key = at("validator.key");
+        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        let key = SigningKey::from_text(&fs::read_to_string(key).unwrap()).unwrap();
+        assert_eq!(first.validators().get(node).unwrap().key, *key.public());
+        let copy = fs::read(at("genesis.toml")).unwrap();
+        assert_eq!(copy, fs::read(place.path("cluster/genesis.toml")).unwrap());
+        let check = check(&place, &at("node.toml"));
+        assert_eq!((check.code, &*check.err), (0, ""));
+    }
+    let made = init("other", &["--fault-model", "crash", "--scheme", "hybrid"]);
+    assert_eq!(made.code, 0, "{}", made.err);
+    assert!(made.out.contains("fault model crash, scheme hybrid"), "{}", made.out);
+    let text = fs::read_to_string(place.path("other/genesis.toml")).unwrap();
+    let other: Genesis = toml::from_str(&text).unwrap();
+    assert_eq!(other.fault_model(), FaultModel::Crash);
+    assert_eq!(other.validators().scheme(), Scheme::Hybrid);
+}
+
+fn check(place: &Place, config: &Path) -> Ended {
+    place.run_bare(&["config", "check", "--config", config.to_str().unwrap()])
+}
+
+#[test]
+fn so_few_byzantine_validators_that_none_may_fail_are_told() {
+    let place = Place::new();
+    for (nodes, model, words) in [
+        ("n1=a:1", "byzantine", Some("one validator cannot do without any")),
+        ("n1=a:1,n2=b:1,n3=c:1", "byzantine", Some("4 are the fewest that can")),
+        ("n1=a:1,n2=b:1,n3=c:1", "crash", None),
+        ("n1=a:1,n2=b:1,n3=c:1,n4=d:1", "byzantine", None),
+    ] {
+        let out = format!("{}-{model}", nodes.len());
+        let made = place.run_bare(&[
+            "init-cluster",
+            "--driver",
+            "quorum",
+            "--nodes",
+            nodes,
+            "--out",
+            &out,
+            "--fault-model",
+            model,
+        ]);
+        let check = check(&place, &place.path(&format!("{out}/n1/node.toml")));
+        for ended in [made, check] {
+            assert_eq!(ended.code, 0, "{}", ended.err);
+            match words {
+                Some(words) => {
+                    let warned = ended.err.starts_with("warning: ") && ended.err.contains(words);
+                    assert!(warned, "{}", ended.err);
+                }
+                None => assert_eq!(ended.err, ""),
+            }
+        }
+    }
+}
+
+#[test]
+fn mistakes_with_validators_are_told_with_the_way_out() {
+    let cluster = Cluster::new(NODES, "quorum");
+    let other = Cluster::new(1, "quorum");
+    let place = &cluster.place;
+    let at = |file: &str| place.path(&format!("cluster/{file}"));
+    let told = |what: &str, ended: &Ended, code: i32, words: [&str; 2]| {
+        let all = words.iter().all(|words| ended.err.contains(words));
+        let one = ended.err.lines().filter(|line| line.starts_with("quorate: ")).count() == 1;
+        assert!(ended.code == code && all && one, "{what}: {} {}", ended.code, ended.err);
+    };
+    let serve = |node: u64| {
+        let (code, err) = Process::spawn(cluster.serve_command(node)).end();
+        Ended { code, out: String::new(), err: err + "\n" }
+    };
+    let toml = at("n1/node.toml");
+
+    let key = at("n1/validator.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    let words = ["may be read or written by others (mode 640)", "chmod 600"];
+    told("a key that others may read", &serve(1), 4, words);
+    told("the same, checked", &check(place, &toml), 2, words);
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+
+    let own = fs::read(&key).unwrap();
+    fs::copy(at("n2/validator.key"), &key).unwrap();
+    told(
+        "the key of another node",
+        &serve(1),
+        4,
+        ["has the key of node 2", "each node has its own"],
+    );
+    fs::copy(other.place.path("cluster/n1/validator.key"), &key).unwrap();
+    let words = ["a key that the genesis does not know", "use the files that were made together"];
+    told("a key of another cluster", &serve(1), 4, words);
+    fs::copy(at("n1/node.key"), &key).unwrap();
+    let words = ["not a signing key", "that of a TLS key is another one"];
+    told("a TLS key", &check(place, &toml), 2, words);
+    fs::remove_file(&key).unwrap();
+    let words = ["cannot be read", "`quorate init-cluster --driver quorum` makes it"];
+    told("no key", &check(place, &toml), 2, words);
+    fs::write(&key, &own).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+
+    let text = fs::read_to_string(at("n1/genesis.toml")).unwrap();
+    place.write("cluster/n1/genesis.toml", text.replace("\"byzantine\"", "\"bizarre\""));
+    told(
+        "a genesis with a mistake",
+        &check(place, &toml),
+        2,
+        ["bizarre", "expected `byzantine` or `crash`"],
+    );
+    place.write("cluster/n1/genesis.toml", &text);
+
+    let run = |arguments: &[&str]| place.run_bare(arguments);
+    told(
+        "validators of driver raft",
+        &run(&["init-cluster", "--nodes", "n1=a:1", "--out", "c", "--scheme", "hybrid"]),
+        2,
+        ["--scheme are about validators", "--driver quorum"],
+    );
+    told(
+        "one more validator",
+        &run(&["init-node", "n5=a:1", "--authority", "cluster"]),
+        2,
+        ["those of its genesis", "Found a cluster with all of them"],
+    );
+    let config = toml.to_str().unwrap();
+    told(
+        "an audit of nothing",
+        &run(&["audit", "nothing", "--genesis", "cluster/genesis.toml"]),
+        2,
+        ["nothing: ", "name a data directory, or a history"],
+    );
+    fs::create_dir(place.path("empty")).unwrap();
+    told(
+        "an audit of an empty directory",
+        &run(&["audit", "empty", "--genesis", "cluster/genesis.toml"]),
+        3,
+        ["empty", "not set up"],
+    );
+    told(
+        "an audit without a genesis",
+        &run(&["audit", "empty"]),
+        2,
+        ["verified against a genesis", "name its file with --genesis"],
+    );
+    told(
+        "an audit of a file that is no history",
+        &run(&["audit", config, "--genesis", "cluster/genesis.toml"]),
+        1,
+        ["does not begin as one", "`quorate audit --export`"],
+    );
+    let ended = run(&["audit", "--config", config, "--tip", "7:abc"]);
+    assert!(ended.code == 2 && ended.err.contains("write HEIGHT:HASH"), "{}", ended.err);
+}
