@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_certificate::{
-    Audit, AuditError, Audited, BodyKind, Decided, Genesis, HistoryWriter, ValidatorHistory,
-    ValueId,
+    Audit, AuditError, Audited, BodyKind, Decided, DecidedFrame, Genesis, HistoryWriter,
+    ProvenFrame, ValidatorHistory, ValueId, frames_of,
 };
 use quorate_replicator::GroupId;
 use quorate_storage::{
@@ -112,21 +112,75 @@ pub fn stored(
     options: &AuditOptions,
     export: Option<&mut dyn Write>,
 ) -> Result<Audited, StoredAuditError> {
+    let exported = |error| StoredAuditError::Export { error };
+    let group = options.group.number();
+    let writer = export.map(|export| HistoryWriter::new(export, genesis, group));
+    let mut writer = writer.transpose().map_err(exported)?;
+    let audited = walk(data_dir, genesis, options, |_, decided| match &mut writer {
+        Some(writer) => writer.batch(decided).map_err(exported),
+        None => Ok(()),
+    })?;
+    if let Some(writer) = writer {
+        writer.end(audited.first, audited.height, &audited.id).map_err(exported)?;
+    }
+    Ok(audited)
+}
+
+/// Finds the newest decided frame that `wanted` takes, in the log of a node that is stopped, and what it takes to prove that it was decided. All of
+/// the log is verified on the way.
+///
+/// # Errors
+///
+/// The first thing that is wrong.
+pub fn prove(
+    data_dir: &Path,
+    genesis: &Genesis,
+    options: &AuditOptions,
+    mut wanted: impl FnMut(&ProvenFrame) -> bool,
+) -> Result<Option<DecidedFrame>, StoredAuditError> {
+    fn decided([header, body, certificate]: &[Bytes; 3]) -> Decided<'_> {
+        Decided { header, body, certificate }
+    }
+
+    let own = |decided: Decided<'_>| {
+        [decided.header, decided.body, decided.certificate].map(Bytes::copy_from_slice)
+    };
+    let mut changes = Vec::new();
+    let mut found = None;
+    walk(data_dir, genesis, options, |kind, decided| {
+        match kind {
+            BodyKind::Members => changes.push(own(decided)),
+            BodyKind::Frames => {
+                let body = Bytes::copy_from_slice(decided.body);
+                let frames = frames_of(&body).unwrap_or_default();
+                if let Some(frame) = frames.iter().rev().find(|frame| wanted(frame)) {
+                    found = Some((changes.len(), own(decided), frame.slot));
+                }
+            }
+            BodyKind::Empty => {}
+        }
+        Ok(())
+    })?;
+    Ok(found.and_then(|(before, batch, slot)| {
+        let changes = changes.iter().take(before).map(decided);
+        DecidedFrame::new(genesis, options.group.number(), changes, decided(&batch), slot)
+    }))
+}
+
+/// Verifies each decided batch, and gives it to `each`.
+fn walk(
+    data_dir: &Path,
+    genesis: &Genesis,
+    options: &AuditOptions,
+    mut each: impl FnMut(BodyKind, Decided<'_>) -> Result<(), StoredAuditError>,
+) -> Result<Audited, StoredAuditError> {
     let AuditOptions { group, tip } = options;
     let reader = open(data_dir, *group)?;
     let group = Group::new(group.number());
-    let mut writer = match export {
-        Some(export) => {
-            let writer = HistoryWriter::new(export, genesis, group.number());
-            Some(writer.map_err(|error| StoredAuditError::Export { error })?)
-        }
-        None => None,
-    };
     let first = reader.first(group).max(1);
-    let validators = ValidatorHistory::new(genesis, group.number());
     let audit = match first {
         1 => Audit::new(genesis, group.number()),
-        first => Audit::after(validators, first - 1),
+        first => Audit::after(ValidatorHistory::new(genesis, group.number()), first - 1),
     };
     let mut audit = audit.looking_for(*tip);
     decided(&reader, group, first, |entry, proof| {
@@ -142,18 +196,9 @@ pub fn stored(
         if entry.tag.0 != header.id() {
             return differs(hex(&entry.tag.0), hex(&header.id()));
         }
-        if let Some(writer) = &mut writer {
-            let written = writer.batch(decided);
-            written.map_err(|error| StoredAuditError::Export { error })?;
-        }
-        Ok(())
+        each(kind, decided)
     })?;
-    let audited = audit.finish()?;
-    if let Some(writer) = writer {
-        let ended = writer.end(audited.first, audited.height, &audited.id);
-        ended.map_err(|error| StoredAuditError::Export { error })?;
-    }
-    Ok(audited)
+    Ok(audit.finish()?)
 }
 
 /// Gives each decided entry from `first` on, in order.

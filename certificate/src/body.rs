@@ -36,6 +36,35 @@ pub fn body_hash(kind: BodyKind, body: &[u8]) -> [u8; 32] {
     }
 }
 
+/// The frames of a batch; none if the bytes are not one.
+pub fn frames_of(body: &Bytes) -> Option<Vec<ProvenFrame>> {
+    let parts = Parts::of(body)?;
+    let frames = (0..).zip(&parts.frames).map(|(slot, frame)| {
+        let frame = Cursor { bytes: frame, at: 0 }.frame()?;
+        let shard = parts.shards.get(usize::try_from(frame.shard).ok()?)?;
+        let shard = Cursor { bytes: shard, at: 0 }.text()?;
+        let shard = String::from_utf8(shard.to_vec()).ok()?;
+        proven(slot, &frame, shard, |payload| body.slice_ref(payload))
+    });
+    frames.collect()
+}
+
+fn proven(
+    slot: u32,
+    frame: &RawFrame<'_>,
+    shard: String,
+    payload: impl FnOnce(&[u8]) -> Bytes,
+) -> Option<ProvenFrame> {
+    Some(ProvenFrame {
+        slot,
+        session: frame.session.try_into().ok()?,
+        serial: frame.serial,
+        shard,
+        payload: payload(frame.payload),
+        valid_until_ms: frame.valid_until_ms,
+    })
+}
+
 fn hash_batch(front: &[u8], middle: &[u8], counts: [usize; 2], roots: [[u8; 32]; 2]) -> [u8; 32] {
     let [shards, frames] = counts.map(|count| (count as u64).to_le_bytes());
     let [shards_root, frames_root] = roots;
@@ -352,14 +381,10 @@ impl FrameProof {
         }
         let shard = Cursor { bytes: &self.shards.bytes, at: 0 }.text();
         let shard = shard.and_then(|text| String::from_utf8(text.to_vec()).ok());
-        Ok(ProvenFrame {
-            slot: self.frames.place,
-            session: frame.session.try_into().map_err(|_| wrong("its session id is none"))?,
-            serial: frame.serial,
-            shard: shard.ok_or_else(|| wrong("its shard cannot be read"))?,
-            payload: self.frames.bytes.slice_ref(frame.payload),
-            valid_until_ms: frame.valid_until_ms,
-        })
+        let shard = shard.ok_or_else(|| wrong("its shard cannot be read"))?;
+        let payload = |payload: &[u8]| self.frames.bytes.slice_ref(payload);
+        proven(self.frames.place, &frame, shard, payload)
+            .ok_or_else(|| wrong("its session id is none"))
     }
 
     /// The bytes that [`decode`](Self::decode) reads.

@@ -49,6 +49,7 @@ mod genesis;
 mod header;
 mod history_file;
 mod key;
+mod proof;
 mod scheme;
 #[cfg(test)]
 mod test_keys;
@@ -57,7 +58,7 @@ mod validator_history;
 mod vote;
 
 pub use audit::{Audit, AuditError, Audited};
-pub use body::{FrameProof, ProvenFrame, body_hash};
+pub use body::{FrameProof, ProvenFrame, body_hash, frames_of};
 pub use certificate::{
     Certificate, CertificateError, verify_certificate, verify_header, verify_signatures,
 };
@@ -72,6 +73,7 @@ pub use genesis::{ChainId, Genesis};
 pub use header::{BodyKind, HEADER_BYTES, Header};
 pub use history_file::{HistoryFileError, HistoryWriter, RECORD_BYTES_MAX, audit_history};
 pub use key::{PublicKey, SIGNATURE_BYTES_MAX, Signature, SigningError, SigningKey};
+pub use proof::{DecidedFrame, PROOF_BYTES_MAX, PROOF_MAGIC, ProofError, Shown};
 pub use scheme::Scheme;
 pub use validator::{POWER_MAX, VALIDATORS_MAX, Validator, ValidatorSet, ValidatorSetError};
 pub use validator_history::{CHANGE_DELAY, HistoryError, ValidatorHistory};

@@ -2,12 +2,14 @@
 
 mod common;
 
+use bytes::Bytes;
 use common::Cluster;
 use common::chain::{Block, Chain};
 use proptest::prelude::*;
 use quorate_certificate::{
-    Audit, AuditError, Audited, BodyKind, Certificate, CertificateError, FaultModel, Header,
-    HistoryError, HistoryFileError, HistoryWriter, Scheme, ValidatorHistory, audit_history,
+    Audit, AuditError, Audited, BodyKind, Certificate, CertificateError, DecidedFrame, FaultModel,
+    Header, HistoryError, HistoryFileError, HistoryWriter, ProofError, Scheme, ValidatorHistory,
+    audit_history,
 };
 
 fn audit_blocks(chain: &Chain, blocks: &[Block]) -> Result<Audit, AuditError> {
@@ -261,6 +263,49 @@ fn no_bit_of_a_file_can_flip() {
         assert!(audit_history(&[&file[..], &[0]].concat()[..], None, None).is_err());
         assert_eq!(audit_file(&chain, &file).unwrap(), good);
     }
+}
+
+#[test]
+fn a_frame_is_proved_with_the_changes_before_it_and_no_bit_of_the_proof_can_flip() {
+    let mut chain = Chain::new(Cluster::new(7, Scheme::Ed25519, FaultModel::Byzantine, 4));
+    chain.add(5);
+    chain.frames(1);
+    // A batch of one frame, as MessagePack has it.
+    let mut batch = vec![0x96, 1, 2, 3, 0xc4, 1, 9, 0x91, 0xa3];
+    batch.extend_from_slice(b"a/0");
+    batch.extend_from_slice(&[0x91, 0x96, 0xc4, 16]);
+    batch.extend_from_slice(&[8; 16]);
+    batch.extend_from_slice(&[5, 0, 0, 0xc4, 2, b'h', b'i', 0xc0]);
+    chain.decide(BodyKind::Frames, &batch);
+    let [change, _, last] = &chain.blocks[..] else { panic!("three are decided") };
+    let changes = [change.as_decided()];
+    let proof = DecidedFrame::new(&chain.genesis, 0, changes, last.as_decided(), 0).unwrap();
+    let bytes = proof.encode();
+    let proof = DecidedFrame::decode(&bytes.clone().into()).unwrap();
+    let shown = proof.verify(Some(&chain.genesis)).unwrap();
+    assert_eq!((shown.height, shown.id, shown.frame.slot), (3, chain.tip().1, 0));
+    assert_eq!(
+        (&*shown.frame.shard, shown.frame.serial, &*shown.frame.payload),
+        ("a/0", 5, &b"hi"[..])
+    );
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let shown = DecidedFrame::decode(&flipped.into()).map(|proof| proof.verify(None));
+        assert!(!matches!(shown, Ok(Ok(_))), "bit {bit}: {shown:?}");
+    }
+    for length in 0..bytes.len() {
+        assert!(DecidedFrame::decode(&Bytes::copy_from_slice(&bytes[..length])).is_err());
+    }
+    // Without the change it is not that of the validators who are known.
+    let bare = DecidedFrame::new(&chain.genesis, 0, [], last.as_decided(), 0).unwrap();
+    assert!(matches!(bare.verify(None), Err(ProofError::Decision(_))));
+    let other = Cluster::new(8, Scheme::Ed25519, FaultModel::Byzantine, 4);
+    let error = proof.verify(Some(&other.genesis)).unwrap_err();
+    assert!(matches!(error, ProofError::Genesis { .. }), "{error}");
+    // No frame has this place, and a change of the validators has none at all.
+    assert_eq!(DecidedFrame::new(&chain.genesis, 0, [], last.as_decided(), 1), None);
+    assert_eq!(DecidedFrame::new(&chain.genesis, 0, [], change.as_decided(), 0), None);
 }
 
 proptest! {

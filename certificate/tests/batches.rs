@@ -1,7 +1,7 @@
 //! Batches are cut where the encoder of the engine has their elements.
 
 use bytes::Bytes;
-use quorate_certificate::{BodyKind, FrameProof, ProvenFrame, body_hash};
+use quorate_certificate::{BodyKind, FrameProof, ProvenFrame, body_hash, frames_of};
 use quorate_engine::{BatchEncoder, BatchHead, Witness};
 use quorate_replicator::{Frame, FrameId, LogTime, SessionId, ShardKey};
 
@@ -28,6 +28,7 @@ fn each_frame_of_a_batch_is_shown_as_it_was_encoded() {
         let frames: Vec<_> = (0..count).map(|i| frame(i * 37)).collect();
         let body = encode(&frames);
         let hash = body_hash(BodyKind::Frames, &body);
+        let mut listed = frames_of(&body).expect("it is a batch").into_iter();
         for (slot, frame) in (0..).zip(&frames) {
             let proof = FrameProof::new(&body, slot).expect("the batch has this frame");
             let shown = ProvenFrame {
@@ -38,8 +39,10 @@ fn each_frame_of_a_batch_is_shown_as_it_was_encoded() {
                 payload: frame.payload.clone(),
                 valid_until_ms: frame.valid_until.map(LogTime::as_ms),
             };
+            assert_eq!(listed.next().as_ref(), Some(&shown));
             assert_eq!(proof.verify(&hash), Ok(shown), "frame {slot} of {count}");
         }
+        assert_eq!(listed.next(), None);
     }
 }
 

@@ -1,7 +1,7 @@
 //! `quorate audit`: verifies what validators have decided, with nothing but their keys.
 
 use std::fs::{self, File};
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use quorate::audit::{AuditOptions, StoredAuditError, stored};
@@ -14,10 +14,13 @@ use crate::cli::{AuditArgs, Output};
 use crate::exit::{Exit, Failure};
 use crate::founding::{GENESIS_FILE, QUORUM};
 use crate::status::hex;
-use crate::{open, print_as, tell};
+use crate::{open, print_as, proof, tell};
 
 /// Largest genesis file that is read, in bytes.
 const GENESIS_BYTES_MAX: u64 = 1 << 20;
+
+/// As many bytes tell what a file is.
+const BEGIN_BYTES: u64 = 16;
 
 /// A height and the id of its header, as `HEIGHT:HASH`.
 #[derive(Clone, Copy, Debug)]
@@ -62,19 +65,32 @@ pub(crate) fn run(
                     path.display()
                 )));
             }
-            file(path, given.as_ref(), *tip)?
+            let mut opened = opened(path)?;
+            if given.is_none() {
+                tell(
+                    "without --genesis that of the file is taken: compare its hash with that of somebody you trust\n",
+                );
+            }
+            let mut begin = Vec::new();
+            let unread = |error| Failure::usage(format!("{}: {error}", path.display()));
+            (&mut opened).take(BEGIN_BYTES).read_to_end(&mut begin).map_err(unread)?;
+            if proof::is_one(&begin) {
+                if tip.is_some() {
+                    return Err(Failure::usage(
+                        "--tip is looked for in a history, and this is a proof of one frame",
+                    ));
+                }
+                let more = opened.take(proof::BYTES_MAX as u64 + 1).read_to_end(&mut begin);
+                more.map_err(unread)?;
+                return proof::verify(path, begin, given.as_ref(), output);
+            }
+            file(path, io::Cursor::new(begin).chain(opened), given.as_ref(), *tip)?
         }
         path => {
             let (data_dir, genesis) = stored_in(config, path.as_deref(), given)?;
             directory(&data_dir, &genesis, *tip, *group, export.as_deref())?
         }
     };
-    if given_by_nobody(arguments) {
-        tell(&format!(
-            "the genesis was taken from the history itself: compare its hash {} with that of somebody you trust, or name a file with --genesis\n",
-            hex(&audited.genesis)
-        ));
-    }
     report(&audited, output)?;
     Ok(Exit::Done)
 }
@@ -84,19 +100,23 @@ fn refused(what: &Path, problem: &dyn std::fmt::Display) -> Failure {
     Failure { exit: Exit::Problems, message: format!("{}: {problem}", what.display()) }
 }
 
-fn given_by_nobody(arguments: &AuditArgs) -> bool {
-    arguments.genesis.is_none() && arguments.path.as_deref().is_some_and(|path| !path.is_dir())
-}
-
-fn file(path: &Path, genesis: Option<&Genesis>, tip: Option<Tip>) -> Result<Audited, Failure> {
-    let opened = File::open(path).map_err(|error| {
+fn opened(path: &Path) -> Result<File, Failure> {
+    File::open(path).map_err(|error| {
         Failure::usage(format!(
             "{}: {error}; name a data directory, or a history that `quorate audit --export` wrote",
             path.display()
         ))
-    })?;
+    })
+}
+
+fn file(
+    path: &Path,
+    from: impl Read,
+    genesis: Option<&Genesis>,
+    tip: Option<Tip>,
+) -> Result<Audited, Failure> {
     let tip = tip.map(|tip| (tip.height, tip.id));
-    audit_history(BufReader::new(opened), genesis, tip).map_err(|error| match error {
+    audit_history(BufReader::new(from), genesis, tip).map_err(|error| match error {
         HistoryFileError::Read { .. } => Failure::usage(format!("{}: {error}", path.display())),
         error => refused(path, &error),
     })
@@ -171,8 +191,6 @@ fn stored_in(
 }
 
 fn read_genesis(path: &Path) -> Result<Genesis, Failure> {
-    use std::io::Read as _;
-
     let wrong = |problem: &dyn std::fmt::Display| {
         Failure::usage(format!("--genesis {}: {problem}", path.display()))
     };

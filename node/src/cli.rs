@@ -141,6 +141,7 @@ Examples:
   quorate audit --config n1/node.toml                      what this node has decided
   quorate audit --config n1/node.toml --export h.history   the same, into a file
   quorate audit h.history --genesis genesis.toml           what somebody else has, by your genesis
+  quorate audit k.proof --genesis genesis.toml             a single write, as `quorate kv get --proof` made it
 
 Each batch has to follow the one before it, and a quorum of the validators of its height has to have signed for it. Code 1 names the
 first that is not so. A tail that is missing cannot be seen: give the tip that another audit printed with --tip.";
@@ -180,7 +181,7 @@ Examples:
 
 #[derive(Debug, Args)]
 pub(crate) struct AuditArgs {
-    /// A data directory, or a file that --export wrote [default: the configured data directory]
+    /// A data directory, or a file that --export or `kv get --proof` wrote [default: the configured data directory]
     #[arg(value_name = "DIR|FILE")]
     pub(crate) path: Option<PathBuf>,
     /// The genesis of the cluster, from somebody you trust [default: that of the configuration, or of the file itself]
@@ -418,6 +419,10 @@ pub(crate) enum KvCommand {
         shard: ShardKey,
         /// The key
         key: String,
+        /// With driver quorum, of a node that is stopped: write the newest decided write of the key into a new file, with its certificate;
+        /// `quorate audit FILE` verifies that
+        #[arg(long, value_name = "FILE")]
+        proof: Option<PathBuf>,
     },
     /// Set a key, and print its revision: how many changes its namespace has had
     Put {

@@ -31,7 +31,7 @@ pub(crate) async fn run(way: Way, command: &KvCommand, output: Output) -> Result
     };
     let kv = target.kv();
     let result = match command {
-        KvCommand::Get { shard, key } => get(kv, shard, key, output).await,
+        KvCommand::Get { shard, key, .. } => get(kv, shard, key, output).await,
         KvCommand::Put { shard, key, .. } => {
             put(kv, shard, key, &value.unwrap_or_default(), output).await
         }

@@ -21,6 +21,7 @@ mod ndjson;
 mod open;
 mod operation;
 mod progress;
+mod proof;
 #[cfg(test)]
 mod scripted;
 mod serve;
@@ -35,7 +36,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{CertsCommand, Cli, Command, DevArgs, DevCommand, Output};
+use crate::cli::{CertsCommand, Cli, Command, DevArgs, DevCommand, KvCommand, Output};
 use crate::exit::{Exit, Failure};
 use crate::target::Way;
 
@@ -64,6 +65,9 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Driver(command) => driver_command::run(&config()?, command, output),
         Command::Import(arguments) => in_runtime(import::run(way()?, arguments, output)),
         Command::Export(arguments) => in_runtime(export::run(way()?, arguments)),
+        Command::Kv(KvCommand::Get { shard, key, proof: Some(file) }) => {
+            proof::write(global, shard, key, file, output)
+        }
         Command::Kv(command) => in_runtime(kv::run(way()?, command, output)),
         Command::Status(arguments) => in_runtime(status::run(way()?, arguments, output)),
         Command::Member(arguments) => in_runtime(member::run(way()?, arguments, output)),

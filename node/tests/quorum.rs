@@ -52,6 +52,7 @@ fn what_was_decided_can_be_verified_and_nothing_else() {
         assert_eq!(ended.code, 0, "n{node}: {}", ended.err);
     }
     mutations(&cluster);
+    proofs(&cluster);
 }
 
 /// Exports the history of a node, and changes it in each way that an auditor has to see.
@@ -128,6 +129,51 @@ fn mutations(cluster: &Cluster) {
     let ended = audit(cluster, &["n1.history", "--genesis", theirs.to_str().unwrap()]);
     assert_eq!(ended.code, 1, "{}", ended.err);
     assert!(ended.err.contains("of the cluster whose genesis"), "{}", ended.err);
+}
+
+/// Proves a single write of a node to somebody who has nothing but the genesis.
+fn proofs(cluster: &Cluster) {
+    let place = &cluster.place;
+    let config = cluster.node_toml(2);
+    let config = config.to_str().unwrap();
+    let get = |shard: &str, key: &str, file: &str| {
+        place
+            .run_bare(&["kv", "get", shard, key, "--proof", file, "--config", config, "-o", "json"])
+    };
+    let ended = get("app/ns", "3", "key.proof");
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    let shown = audit(cluster, &["key.proof", "--genesis", "cluster/genesis.toml"]);
+    assert_eq!((shown.code, &*shown.err), (0, ""));
+    assert_eq!(shown.out, ended.out);
+    let shown = shown.json();
+    assert_eq!(
+        (shown["shard"].as_str(), shown["op"]["op"].as_str()),
+        (Some("app/ns"), Some("put"))
+    );
+    // The key and the value in base64.
+    assert_eq!(shown["op"]["key"], "Mw==");
+    assert_eq!(shown["op"]["val"], "dmFsdWU=");
+
+    // The file is small, and nothing in it can be changed.
+    let bytes = fs::read(place.path("key.proof")).unwrap();
+    assert!(bytes.len() < 2000, "{} bytes", bytes.len());
+    for at in (0..bytes.len()).step_by(bytes.len() / 20) {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1;
+        place.write("changed.proof", flipped);
+        let ended = audit(cluster, &["changed.proof", "--genesis", "cluster/genesis.toml"]);
+        assert_eq!(ended.code, 1, "byte {at}: {}{}", ended.out, ended.err);
+    }
+    let ended = get("app/ns", "nothing", "other.proof");
+    assert!(ended.code == 1 && ended.err.contains("no decided write"), "{}", ended.err);
+    let ended = get("app/ns", "3", "key.proof");
+    assert!(ended.code == 2 && ended.err.contains("name a new file with --proof"), "{}", ended.err);
+    let ended = cluster.run(&["kv", "get", "app/ns", "3", "--proof", "other.proof"]);
+    assert!(
+        ended.code == 2 && ended.err.contains("--config in place of --connect"),
+        "{}",
+        ended.err
+    );
 }
 
 /// A history, cut into its records: kind and bytes.
