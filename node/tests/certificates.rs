@@ -82,7 +82,7 @@ fn what_makes_no_cluster_is_refused_and_leaves_nothing() {
     refused(&init("n1=a", &[]), "\"a\" is no address: it has no port");
     refused(&init("one=a:1", &[]), "\"one\" is no name of a node");
     refused(&init("n1=a:1,n2=b:1", &["--driver", "local"]), "take --driver raft for several");
-    refused(&init("n1=a:1", &["--driver", "paxos"]), "this program has: local, raft");
+    refused(&init("n1=a:1", &["--driver", "paxos"]), "this program has: local, quorum, raft");
     refused(&init("n1=a:1", &["--clients", "a/b"]), "\"a/b\" is no name for a client");
     refused(&init("n1=a:1", &["--clients", "n1"]), "give it another name");
     refused(&init("n1=a:1", &["--clients", "ops,ops"]), "give it another name");

@@ -164,7 +164,7 @@ fn mistakes_in_files_are_told_before_anything_happens() {
         &driver,
         2,
         "unknown driver \"paxos\"",
-        "this program has: local, raft",
+        "this program has: local, quorum, raft",
     );
     let peer = replaced(
         &cluster,
