@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_host::{SwitchError, SwitchReport, VerifyReport};
 use quorate_replicator::limits;
@@ -57,6 +58,13 @@ async fn stopped(backups: &Path) -> Stopped {
     for _ in 0..20 {
         told.put(&local, 10).await;
     }
+    local.close().await.unwrap();
+    // What comes now stands in the log alone.
+    let mut later = home(&disk);
+    later.config.checkpoint.log_bytes = u64::MAX;
+    later.config.checkpoint.interval = Duration::from_secs(3600);
+    let (local, _) = later.open(Kind::Local).await.unwrap();
+    told.put(&local, 10).await;
     local.close().await.unwrap();
     let old = home(&disk).verify(Kind::Local).remove(0);
     assert!(old.checkpoint > 0 && old.checkpoint < old.applied, "{old:?}");
