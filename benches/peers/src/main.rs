@@ -2,25 +2,25 @@
 //!
 //!     cargo run --release --manifest-path benches/peers/Cargo.toml -- [part of a row's name]
 //!
-//! The rows are those of `benches/raft`, whose files these are.
+//! The rows are those of `benches/clusters`, whose files these are.
 
-#[path = "../../raft/clients.rs"]
+#[path = "../../clusters/clients.rs"]
 mod clients;
-#[path = "../../raft/cluster.rs"]
+#[path = "../../clusters/cluster.rs"]
 mod cluster;
-#[path = "../../raft/contest.rs"]
+#[path = "../../clusters/contest.rs"]
 mod contest;
 #[path = "../../propose/counting_disk.rs"]
 mod counting_disk;
-#[path = "../../raft/idle.rs"]
+#[path = "../../clusters/idle.rs"]
 mod idle;
-#[path = "../../raft/machine.rs"]
+#[path = "../../clusters/machine.rs"]
 mod machine;
 #[path = "../../propose/meter.rs"]
 mod meter;
 mod openraft_cluster;
 mod openraft_store;
-#[path = "../../raft/suite.rs"]
+#[path = "../../clusters/suite.rs"]
 mod suite;
 
 fn main() {

@@ -44,7 +44,7 @@ pub(crate) fn entrant(runtime: &Runtime, work: Work) -> Option<Entrant> {
         payload: vec![7; BYTES].into(),
     };
     let per_round = (work.clients * work.call.count()) as u64;
-    Some(Entrant { name: "openraft", per_round, load: Box::new(load), disk: None })
+    Some(Entrant { name: "openraft", per_round, load: Box::new(load), disk: None, decided: None })
 }
 
 /// Opens three nodes; the first becomes the leader.

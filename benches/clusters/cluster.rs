@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_certificate::{FaultModel, Genesis, Scheme, SigningKey, Validator};
 use quorate_driver_local::{Local, LocalConfig};
+use quorate_driver_quorum::{QuorumConfig, QuorumDriver, Setup};
 use quorate_driver_raft::{RaftConfig, RaftDriver};
 use quorate_host::{HostConfig, Hosted};
 use quorate_replicator::{
@@ -18,6 +20,11 @@ use crate::machine::Counter;
 /// How many nodes a Raft cluster has.
 pub(crate) const NODES: u64 = 3;
 
+/// How many a cluster has that decides by vote: the fewest of which one may do what it likes.
+const VALIDATORS: u64 = 4;
+
+const CLUSTER: [u8; 16] = [7; 16];
+
 /// How long an election may take on a machine with other work.
 const ELECTION_WITHIN: Duration = Duration::from_secs(120);
 
@@ -26,6 +33,8 @@ const ELECTION_WITHIN: Duration = Duration::from_secs(120);
 pub(crate) enum Kind {
     /// Three nodes that decide by majority.
     Raft,
+    /// Four nodes that decide by signed votes.
+    Quorum(Scheme),
     /// One node that decides alone.
     Local,
 }
@@ -47,7 +56,12 @@ impl Cluster {
         let directory = tempfile::tempdir_in(target).expect("a directory for the data");
         let members: Vec<_> = match kind {
             Kind::Raft => (1..=NODES).map(NodeId::new).collect(),
+            Kind::Quorum(_) => (1..=VALIDATORS).map(NodeId::new).collect(),
             Kind::Local => vec![NodeId::new(1)],
+        };
+        let voting = match kind {
+            Kind::Quorum(scheme) => voting(scheme, &members),
+            Kind::Raft | Kind::Local => QuorumDriver::default(),
         };
         let hub = MemoryHub::new(1);
         hub.expect(members.iter().copied());
@@ -56,7 +70,7 @@ impl Cluster {
             let path = directory.path().join(node.to_string());
             let disk = Arc::new(CountingDisk::new(&path));
             let mut config = HostConfig::default();
-            config.cluster = Some(ClusterId::new([7; 16]));
+            config.cluster = Some(ClusterId::new(CLUSTER));
             config.groups = groups;
             config.disk = Some(Arc::<CountingDisk>::clone(&disk));
             let clock = Arc::new(MonotonicClock::new());
@@ -68,6 +82,11 @@ impl Cluster {
                 Kind::Raft => {
                     env.transport = Some(hub.connect(*node));
                     Hosted::new(RaftDriver, config).open(RaftConfig::default(), env, machine).await
+                }
+                Kind::Quorum(_) => {
+                    env.transport = Some(hub.connect(*node));
+                    let hosted = Hosted::new(voting.clone(), config);
+                    hosted.open(QuorumConfig::default(), env, machine).await
                 }
                 Kind::Local => {
                     Hosted::new(Local, config).open(LocalConfig::default(), env, machine).await
@@ -106,11 +125,39 @@ impl Cluster {
         (0..self.groups).map(place).collect()
     }
 
+    /// How many batches are decided, as a node tells it.
+    pub(crate) fn decided(&self) -> impl Fn() -> u64 + Send + use<> {
+        let node = Arc::clone(&self.nodes[0]);
+        move || node.status().groups.iter().map(|group| group.committed).sum()
+    }
+
     pub(crate) async fn close(self) {
         for node in self.nodes {
             node.close().await.expect("a node closes");
         }
     }
+}
+
+/// Validators with one vote each.
+fn voting(scheme: Scheme, members: &[NodeId]) -> QuorumDriver {
+    let generate =
+        |_| Arc::new(SigningKey::generate(scheme).expect("the system has a random source"));
+    let keys: Vec<_> = members.iter().map(generate).collect();
+    let validator = |(node, key): (&NodeId, &Arc<SigningKey>)| Validator {
+        node: node.number(),
+        power: 1,
+        key: key.public().clone(),
+    };
+    let validators = members.iter().zip(&keys).map(validator).collect();
+    let genesis = Genesis::new(CLUSTER, FaultModel::Byzantine, scheme, 500, validators)
+        .expect("these can be validators");
+    QuorumDriver::with_setups(
+        members
+            .iter()
+            .copied()
+            .zip(keys)
+            .map(|(node, key)| (node, Setup { genesis: genesis.clone(), key })),
+    )
 }
 
 /// Some shard that belongs to a group.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use quorate_certificate::Scheme;
 use quorate_replicator::Durability;
 use tokio::runtime::Runtime;
 
@@ -30,7 +31,7 @@ pub(crate) enum Place {
 }
 
 /// The rows.
-const ROWS: [(Call, usize, Durability, Place); 20] = {
+const ROWS: [(Call, usize, Durability, Place); 23] = {
     use Call::{Many, One, Read};
     use Durability::{Disk, Memory};
     use Place::{Follower, Groups, Leader};
@@ -42,6 +43,8 @@ const ROWS: [(Call, usize, Durability, Place); 20] = {
         (One, 4096, Memory, Leader),
         (Many(64), 1, Memory, Leader),
         (Many(64), 16, Memory, Leader),
+        (Many(1000), 1, Memory, Leader),
+        (Many(1000), 4, Memory, Leader),
         (One, 1, Memory, Follower),
         (One, 64, Memory, Follower),
         (One, 1024, Memory, Follower),
@@ -55,6 +58,7 @@ const ROWS: [(Call, usize, Durability, Place); 20] = {
         (One, 64, Disk, Leader),
         (One, 1024, Disk, Leader),
         (Many(64), 16, Disk, Leader),
+        (Many(1000), 4, Disk, Leader),
     ]
 };
 
@@ -108,13 +112,23 @@ fn row(
         Place::Leader if !matches!(call, Call::Read) => opened.push(("local", Kind::Local, 1)),
         Place::Leader | Place::Follower => {}
     }
+    if !matches!(place, Place::Groups(_)) {
+        opened.push(("quorum ed25519", Kind::Quorum(Scheme::Ed25519), 1));
+    }
+    // What signatures cost shows without followers and disks in the way.
+    if place == Place::Leader && durability == Durability::Memory {
+        opened.push(("quorum ml-dsa-65", Kind::Quorum(Scheme::MlDsa65), 1));
+        opened.push(("quorum hybrid", Kind::Quorum(Scheme::Hybrid), 1));
+    }
     let (mut entrants, mut clusters) = (Vec::new(), Vec::new());
     for (name, kind, groups) in opened.into_iter().filter(|(name, ..)| wanted(name)) {
         let cluster = runtime.block_on(Cluster::open(kind, durability, groups));
         let places = cluster.places(usize::from(place == Place::Follower));
         let load = Box::new(runtime.block_on(Clients::open(&places, clients, call)));
         let disk = (durability == Durability::Disk).then(|| Arc::clone(&cluster.disks[0]));
-        entrants.push(Entrant { name, per_round: (clients * call.count()) as u64, load, disk });
+        let per_round = (clients * call.count()) as u64;
+        let decided = Some(Box::new(cluster.decided()) as Box<dyn Fn() -> u64>);
+        entrants.push(Entrant { name, per_round, load, disk, decided });
         clusters.push(cluster);
     }
     if wanted("openraft") {

@@ -1,6 +1,7 @@
-//! What three Raft nodes in one process cost from the outside, beside one local node that does the same work.
+//! What three Raft nodes, or four that decide by signed votes, cost in one process from the outside, beside one local node that does the
+//! same work.
 //!
-//!     cargo bench --features raft --bench raft -- [part of a row's name]
+//!     cargo bench --bench clusters -- [part of a row's name [the one to be measured alone]]
 //!
 //! Whatever does the same work is measured by turns, so that a machine with other work takes from all alike; a table
 //! at the end gives medians, and ratios within the turns. Beside others' Raft: `benches/peers`.

@@ -38,6 +38,8 @@ pub(crate) struct Entrant {
     pub(crate) load: Box<dyn Load>,
     /// Where one of its nodes keeps its log.
     pub(crate) disk: Option<Arc<CountingDisk>>,
+    /// How many batches it has decided, where that can be told.
+    pub(crate) decided: Option<Box<dyn Fn() -> u64>>,
 }
 
 impl std::fmt::Debug for Entrant {
@@ -53,14 +55,15 @@ struct Sample {
     cpu_ns: f64,
     others: f64,
     per_sync: f64,
+    per_batch: f64,
 }
 
 /// The head of the table that [`measure`] prints rows of.
 pub(crate) fn print_head() {
     println!(
-        "| bench | | frames/s | slowest to fastest turn | CPU ns/frame | cores | other cores | frames/sync | to the first |"
+        "| bench | | frames/s | slowest to fastest turn | CPU ns/frame | cores | other cores | batches/s | frames/batch | CPU us/batch | frames/sync | to the first |"
     );
-    println!("|---|---|--:|--:|--:|--:|--:|--:|--:|");
+    println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
 }
 
 /// Measures all by turns, and prints a row for each.
@@ -77,17 +80,20 @@ pub(crate) fn measure(runtime: &Runtime, id: &str, mut entrants: Vec<Entrant>) {
         let rates = of(|sample| sample.rate);
         let (rate, cpu) = (median(&rates), median(&of(|sample| sample.cpu_ns)));
         let ratio = sorted(own.iter().zip(&samples[0]).map(|(own, first)| own.rate / first.rate));
-        let per_sync = match median(&of(|sample| sample.per_sync)) {
-            frames if frames.is_finite() => format!("{frames:.1}"),
-            _ => String::new(),
-        };
+        let shown =
+            |number: f64| if number.is_finite() { format!("{number:.1}") } else { String::new() };
+        let per_sync = shown(median(&of(|sample| sample.per_sync)));
+        let per_batch = median(&of(|sample| sample.per_batch));
+        let (batches, batch_cpu) = (shown(rate / per_batch), shown(per_batch * cpu / 1e3));
+        let batches = if per_batch.is_finite() { batches } else { String::new() };
         println!(
-            "| {id} | {} | {rate:.0} | {:.0} - {:.0} | {cpu:.0} | {:.2} | {:.2} | {per_sync} | {:.2} |",
+            "| {id} | {} | {rate:.0} | {:.0} - {:.0} | {cpu:.0} | {:.2} | {:.2} | {batches} | {} | {batch_cpu} | {per_sync} | {:.2} |",
             entrant.name,
             rates[0],
             rates[TURNS - 1],
             rate * cpu / 1e9,
             median(&of(|sample| sample.others)),
+            shown(per_batch),
             median(&ratio),
         );
     }
@@ -113,7 +119,8 @@ fn rounds(runtime: &Runtime, entrant: &mut Entrant) -> u64 {
 
 fn turn(runtime: &Runtime, entrant: &mut Entrant, rounds: u64) -> Sample {
     let counted = |entrant: &Entrant| entrant.disk.as_ref().map(|disk| disk.counted());
-    let (before, meter) = (counted(entrant), Meter::start());
+    let decided = |entrant: &Entrant| entrant.decided.as_ref().map_or(0, |decided| decided());
+    let (before, batches, meter) = (counted(entrant), decided(entrant), Meter::start());
     runtime.block_on(entrant.load.run(rounds));
     let metered = meter.stop();
     let frames = (rounds * entrant.per_round) as f64;
@@ -125,6 +132,7 @@ fn turn(runtime: &Runtime, entrant: &mut Entrant, rounds: u64) -> Sample {
         // The two come from counters of different fineness.
         others: ((metered.machine.as_secs_f64() - metered.process.as_secs_f64()) / wall).max(0.0),
         per_sync: frames / syncs as f64,
+        per_batch: frames / (decided(entrant) - batches) as f64,
     }
 }
 
