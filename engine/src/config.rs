@@ -33,6 +33,9 @@ pub struct CoreConfig {
     pub retain: Retain,
     /// How far ahead of this node's own estimate the log time of another proposer's batch may be.
     pub log_time_drift_max: Duration,
+    /// How long a forwarded frame may be undecided before all who may propose are given it, where an engine names several: so
+    /// long can one that is slow, or does not like it, hold it.
+    pub witness_after: Duration,
     /// Whether frames are forwarded to the node that proposes. If not, they are refused with its name.
     pub forward: bool,
     /// Writes count as durable as soon as they are handed out: for a node whose durability is memory.
@@ -54,6 +57,7 @@ impl CoreConfig {
             checkpoint: CheckpointPolicy::default(),
             retain: Retain::default(),
             log_time_drift_max: Duration::from_millis(500),
+            witness_after: Duration::from_millis(100),
             forward: true,
             volatile: false,
         }

@@ -142,7 +142,8 @@ pub enum Input {
         /// Hash of the history up to it, equal on all nodes.
         state: StateHash,
     },
-    /// This node holds frames that nobody has placed for a while: start, suspect, escalate.
+    /// This node holds frames that nobody has placed for a while, or forwarded some that are not decided: start, suspect,
+    /// escalate.
     Waiting,
     /// The answer to [`Output::checks`].
     Checked {

@@ -42,6 +42,8 @@ pub(crate) struct Outgoing {
     /// The oldest forwarding that was open when something last moved, and when that was.
     oldest: Option<u64>,
     moved_at: Now,
+    /// How long nothing may move before everything is forwarded again.
+    patience: Duration,
     /// Nothing is forwarded before this.
     pause_until: Now,
 }
@@ -51,12 +53,13 @@ impl Outgoing {
     pub(crate) fn new(seed: u64) -> Self {
         let (to, stream) = (Vec::new(), seed);
         let (oldest, moved_at) = (None, Duration::ZERO);
-        let pause_until = Duration::ZERO;
-        Self { to, stream, first: 0, sent: VecDeque::new(), oldest, moved_at, pause_until }
+        let (sent, patience, pause_until) = (VecDeque::new(), AGAIN_AFTER, Duration::ZERO);
+        Self { to, stream, first: 0, sent, oldest, moved_at, patience, pause_until }
     }
 
-    /// Begins a new stream.
-    pub(crate) fn restart(&mut self, to: Vec<NodeId>, now: Now) {
+    /// Begins a new stream. With `witness_after` there are others to be asked when nothing has moved for that long.
+    pub(crate) fn restart(&mut self, to: Vec<NodeId>, witness_after: Option<Duration>, now: Now) {
+        self.patience = witness_after.map_or(AGAIN_AFTER, |after| after.min(AGAIN_AFTER));
         self.to = to;
         self.stream = self.stream.wrapping_add(1);
         self.first = 0;
@@ -106,7 +109,7 @@ impl Outgoing {
         if oldest != self.oldest {
             (self.oldest, self.moved_at) = (oldest, now);
         }
-        oldest.is_some() && now >= self.moved_at + AGAIN_AFTER
+        oldest.is_some() && now >= self.moved_at + self.patience
     }
 
     /// When to look again by itself, while there is someone to forward to: whether frames wait here, and whether some are
@@ -115,7 +118,7 @@ impl Outgoing {
         if has_idle && now < self.pause_until {
             return Some(self.pause_until);
         }
-        is_open.then(|| self.moved_at + AGAIN_AFTER)
+        is_open.then(|| self.moved_at + self.patience)
     }
 }
 

@@ -137,15 +137,16 @@ impl<C: Callers> HostCore<C> {
         }
     }
 
-    /// Answers the engine's questions about candidates whose predecessors are all applied (R10).
-    pub(super) fn check_candidates(&mut self, now: Now) {
+    /// Answers the engine's questions about candidates whose predecessors are all applied (R10); true if there were any.
+    pub(super) fn check_candidates(&mut self, now: Now) -> bool {
         let applied = self.state.applied();
-        for (ticket, entry) in
-            self.checks.extract_if(.., |(_, entry)| entry.index <= applied + 1).collect::<Vec<_>>()
-        {
-            let valid = entry.index == applied + 1 && self.is_valid(now, &entry);
-            self.step(now, Input::Checked { ticket, valid });
+        let ready = self.checks.extract_if(.., |(_, entry)| entry.index <= applied + 1);
+        let ready: Vec<_> = ready.collect();
+        for (ticket, entry) in &ready {
+            let valid = entry.index == applied + 1 && self.is_valid(now, entry);
+            self.step(now, Input::Checked { ticket: *ticket, valid });
         }
+        !ready.is_empty()
     }
 
     /// Whether every node would take this candidate as the next one.

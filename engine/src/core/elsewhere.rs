@@ -143,7 +143,7 @@ impl<C: Callers> HostCore<C> {
             self.pool.refuse(number, &error, &mut effects.answers);
         }
         self.pool.take_back();
-        self.forwarding.restart(Vec::new(), now);
+        self.forwarding.restart(Vec::new(), None, now);
         self.forwarding.pause(now);
     }
 
@@ -190,9 +190,18 @@ impl<C: Callers> HostCore<C> {
         let begun = self.forwarding.to();
         if stuck || begun.first() != to.first() {
             self.pool.take_back();
-            // The first is asked first; the others when it does not answer.
-            let to = if stuck { to } else { to[..1].to_vec() };
-            self.forwarding.restart(to, now);
+            // The first is asked first; the others when it does not answer. What is for this node stays here.
+            let others = to.iter().any(|other| *other != self.config.node && *other != to[0]);
+            let (to, witness_after) = if stuck {
+                (to.into_iter().filter(|other| *other != self.config.node).collect(), None)
+            } else {
+                (to[..1].to_vec(), others.then_some(self.config.witness_after))
+            };
+            self.forwarding.restart(to, witness_after, now);
+            if stuck {
+                self.step(now, Input::Waiting);
+                self.settle(now, effects);
+            }
         }
         while self.pool.has_idle()
             && self.forwarding.may_send(now)

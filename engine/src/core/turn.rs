@@ -52,11 +52,11 @@ impl<C: Callers> HostCore<C> {
             self.forward(now, effects);
             let offered = self.offer(now, effects);
             let applied = self.deliver(now, &mut frames_left, effects);
-            self.check_candidates(now);
+            let checked = self.check_candidates(now);
             if self.stopped.is_some() {
                 return false;
             }
-            if frames_left == 0 || !(offered || applied) {
+            if frames_left == 0 || !(offered || applied || checked) {
                 break;
             }
         }

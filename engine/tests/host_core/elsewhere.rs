@@ -133,6 +133,58 @@ fn what_does_not_move_is_forwarded_again() {
 }
 
 #[test]
+fn who_may_propose_too_is_given_what_is_not_decided_soon() {
+    let (script, mut desk) = led();
+    script.with(|script| script.witnesses = vec![THREE, NodeId::new(1)]);
+    desk.propose(frame(1, 1, "x"), LONG);
+    desk.turn();
+    let (to, first) = desk.forwarded().remove(0);
+    assert_eq!(to, TWO, "the first alone");
+    desk.pass(99);
+    desk.turn();
+    assert_eq!((desk.forwarded(), script.with(|script| script.waited)), (vec![], 0));
+    assert!(desk.core.wake_at(desk.now).unwrap() <= desk.now + Duration::from_millis(1));
+    desk.pass(1);
+    desk.turn();
+    let again = desk.forwarded();
+    let to: Vec<_> = again.iter().map(|(to, _)| *to).collect();
+    assert_eq!(to, [TWO, THREE], "all but this node");
+    assert_eq!(again[0].1.batch, first.batch);
+    assert_eq!(script.with(|script| script.waited), 1, "the engine is told");
+}
+
+#[test]
+fn a_candidate_is_judged_before_the_turn_ends() {
+    let (script, mut desk) = led();
+    let stamped = |log_time, witness: u8| {
+        let witness = quorate_engine::Witness { index: 0, history: [witness; 32] };
+        let head = quorate_engine::BatchHead { log_time: LogTime::from_ms(log_time), witness };
+        let frames = [frame(1, 1, "x")];
+        Body::Frames(quorate_engine::BatchEncoder::default().encode(&head, frames.iter()))
+    };
+    let estimate = desk.core.status().log_time.as_ms();
+    for (body, valid) in [
+        (stamped(estimate, 0), true),
+        (stamped(estimate + 400, 0), true),
+        // A proposer that stamps the far future.
+        (stamped(estimate + 600, 0), false),
+        // One whose history is another one, which would stop this node if it were decided.
+        (stamped(estimate, 1), false),
+        // What nobody could read when it is decided.
+        (Body::Frames(Bytes::from_static(b"no batch")), false),
+        (Body::Empty, true),
+    ] {
+        let entry = Entry { index: 1, tag: Tag([1; 32]), head: Bytes::new(), body };
+        script.with(|script| script.candidate = Some(entry.clone()));
+        desk.turn();
+        script.with(|script| {
+            assert_eq!(script.checked.pop(), Some(valid), "{entry:?}");
+            assert!(script.settled_since, "what follows from it is of the same turn");
+        });
+    }
+}
+
+#[test]
 fn a_forwarded_frame_times_out_and_is_not_forwarded_again() {
     let (_script, mut desk) = led();
     let call = desk.propose(frame(1, 1, "x"), Duration::from_millis(50));

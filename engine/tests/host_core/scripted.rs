@@ -20,6 +20,13 @@ pub(crate) struct Script {
     pub(crate) wants: bool,
     /// Who proposes, if this node does not.
     pub(crate) led_by: Option<NodeId>,
+    /// Who may propose beside it.
+    pub(crate) witnesses: Vec<NodeId>,
+    /// Ask about this candidate at the next settle.
+    pub(crate) candidate: Option<Entry>,
+    /// What the host said about candidates, and whether it was settled since.
+    pub(crate) checked: Vec<bool>,
+    pub(crate) settled_since: bool,
     /// Operators' wishes that came, and answers to give at the next settle.
     pub(crate) wishes: Vec<(u64, Admin)>,
     pub(crate) granted: Vec<(u64, Result<(), AdminError>)>,
@@ -32,7 +39,7 @@ pub(crate) struct Script {
     /// The last delivered index.
     delivered: u64,
     asked: Vec<ReadId>,
-    waited: u32,
+    pub(crate) waited: u32,
     /// At the next timer.
     panics: bool,
 }
@@ -65,6 +72,10 @@ impl Engine for ScriptedEngine {
                 out.reads.extend(script.read_answer.map(|answer| (id, answer)));
             }
             Input::Waiting => script.waited += 1,
+            Input::Checked { valid, .. } => {
+                script.checked.push(valid);
+                script.settled_since = false;
+            }
             Input::Admin { ticket, admin } => script.wishes.push((ticket, admin)),
             Input::Timer(_) if script.panics => {
                 // Without the lock, which the test still needs.
@@ -87,6 +98,8 @@ impl Engine for ScriptedEngine {
 
     fn settle(&mut self, _: Now, out: &mut Output) {
         let mut script = self.0.0.lock().unwrap();
+        script.settled_since = true;
+        out.checks.extend(script.candidate.take().map(|entry| (1, entry)));
         out.released.append(&mut script.release);
         out.admin.append(&mut script.granted);
         script.delivered = script.deliver.last().map_or(script.delivered, |last| last.index);
@@ -99,7 +112,9 @@ impl Engine for ScriptedEngine {
     fn demand(&self) -> Demand {
         let script = self.0.0.lock().unwrap();
         match script.led_by {
-            Some(leader) => Demand::At(vec![leader]),
+            Some(leader) => {
+                Demand::At(std::iter::once(leader).chain(script.witnesses.clone()).collect())
+            }
             None if script.wants => Demand::Here { batches: 1, members: false },
             None => Demand::Nowhere,
         }
