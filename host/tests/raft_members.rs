@@ -31,8 +31,8 @@ async fn cluster() -> RaftCluster {
     // So that a node that joins is sent a snapshot.
     cluster.config.checkpoint.log_bytes = 64 << 10;
     cluster.config.retain.bytes = 0;
-    cluster.raft.catch_up_bytes = 64 << 10;
-    cluster.raft.snapshot_catch_up_bytes = 1 << 20;
+    cluster.driver_config.catch_up_bytes = 64 << 10;
+    cluster.driver_config.snapshot_catch_up_bytes = 1 << 20;
     let cluster = cluster.open().await;
     let opened = cluster.node(node(1)).propose(Frame::open_session(SESSION, shard()), LONG).await;
     assert!(matches!(opened, Ok(Decision::Accept(_))), "{opened:?}");

@@ -1,0 +1,84 @@
+//! The quorum driver with 1 to 7 validators over the memory transport, judged by the suite that judges every replicator.
+
+#[path = "support/quorum_cluster.rs"]
+mod quorum_cluster;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use quorate_certificate::FaultModel;
+use quorate_conformance::replicator::{Cluster, MachineMaker, ReplicatorFactory, replicator};
+use quorate_replicator::{Durability, NodeId, Replicator};
+use quorum_cluster::QuorumCluster;
+
+#[derive(Debug)]
+struct Factory(usize, FaultModel, Durability);
+
+#[async_trait]
+impl ReplicatorFactory for Factory {
+    fn nodes(&self) -> usize {
+        self.0
+    }
+
+    async fn open(&self, nodes: usize, machine: MachineMaker) -> Box<dyn Cluster> {
+        let cluster = QuorumCluster::new(nodes as u64, self.1, self.2, Box::new(move || machine()))
+            .open()
+            .await;
+        Box::new(Judged { cluster, durability: self.2 })
+    }
+}
+
+#[derive(Debug)]
+struct Judged {
+    cluster: QuorumCluster,
+    durability: Durability,
+}
+
+#[async_trait]
+impl Cluster for Judged {
+    fn nodes(&self) -> Vec<Arc<dyn Replicator>> {
+        self.cluster.nodes()
+    }
+
+    async fn restart(&self, node: usize) -> bool {
+        if self.durability == Durability::Memory {
+            return false;
+        }
+        let node = NodeId::new(node as u64 + 1);
+        self.cluster.stop(node).await;
+        self.cluster.start(node).await.unwrap();
+        true
+    }
+
+    async fn stall(&self, _: usize, stalled: bool) -> bool {
+        if self.cluster.nodes().len() == 1 {
+            return false;
+        }
+        self.cluster.cut_all(stalled);
+        true
+    }
+
+    async fn close(&self) {
+        self.cluster.close().await;
+    }
+}
+
+macro_rules! judged {
+    ($($name:ident: $nodes:literal, $model:ident, $durability:ident;)*) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            replicator(Factory($nodes, FaultModel::$model, Durability::$durability)).await;
+        }
+    )*};
+}
+
+judged! {
+    one_node_on_disk: 1, Byzantine, Disk;
+    two_nodes_on_disk: 2, Byzantine, Disk;
+    three_nodes_on_disk_where_nobody_lies: 3, Crash, Disk;
+    three_nodes_in_memory: 3, Byzantine, Memory;
+    four_nodes_on_disk: 4, Byzantine, Disk;
+    four_nodes_in_memory: 4, Byzantine, Memory;
+    five_nodes_in_memory: 5, Byzantine, Memory;
+    seven_nodes_in_memory: 7, Byzantine, Memory;
+}

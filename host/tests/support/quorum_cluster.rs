@@ -1,0 +1,43 @@
+//! A cluster of validators in one process, over the memory transport.
+
+#![allow(dead_code, reason = "each test uses what it needs")]
+
+#[path = "cluster.rs"]
+mod cluster;
+
+use std::sync::Arc;
+
+use quorate_certificate::{FaultModel, Genesis, Scheme, SigningKey, Validator};
+use quorate_driver_quorum::{QuorumConfig, QuorumDriver, Setup};
+use quorate_replicator::{Durability, NodeId};
+
+pub(crate) use cluster::Maker;
+use cluster::Nodes;
+
+/// Validators 1 to n, each with a directory and a key of its own.
+pub(crate) type QuorumCluster = Nodes<QuorumDriver>;
+
+impl QuorumCluster {
+    pub(crate) fn new(
+        count: u64,
+        model: FaultModel,
+        durability: Durability,
+        machine: Maker,
+    ) -> Self {
+        let keys: Vec<_> =
+            (0..count).map(|_| Arc::new(SigningKey::generate(Scheme::Ed25519).unwrap())).collect();
+        let validators = (1..).zip(&keys).map(|(node, key)| Validator {
+            node,
+            power: 1,
+            key: key.public().clone(),
+        });
+        let genesis =
+            Genesis::new([7; 16], model, Scheme::Ed25519, 500, validators.collect()).unwrap();
+        let driver = QuorumDriver::with_setups(
+            (1..)
+                .zip(keys)
+                .map(|(node, key)| (NodeId::new(node), Setup { genesis: genesis.clone(), key })),
+        );
+        Self::with_driver((driver, QuorumConfig::default()), count, durability, machine)
+    }
+}
