@@ -186,6 +186,12 @@ impl<C: Callers> Calls<C> {
         }
     }
 
+    /// A frame of another node needs nobody to wait for it here.
+    pub(crate) fn drop_elsewhere(&mut self, id: CallId) {
+        // Nobody is told: the other node learns what becomes of it by itself.
+        self.answer(id, 0, Ok(Decision::Undecided), &mut Vec::new());
+    }
+
     /// Ends the calls whose deadline has come; true if there was one.
     pub(crate) fn expire(&mut self, now: Now, answers: &mut Vec<Answer<C>>) -> usize {
         if self.earliest.is_none_or(|earliest| earliest > now) {

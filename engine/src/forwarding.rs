@@ -3,7 +3,9 @@
 //! ```text
 //!   here:   pool -> stream of forwardings -> the one who proposes         taken back when it is another one, when it
 //!                                                                         refuses, or when nothing moves for a while
-//!   there:  next of its stream? -> pool, with nobody to answer
+//!                                                                         a copy to all who may propose, if nothing moves for
+//!                                                                         a shorter while
+//!   there:  next of its stream? -> pool, with nobody to answer; a copy waits until this node is to propose
 //!   here:   the batch comes through the log -> applied -> the caller is answered
 //! ```
 //!
@@ -42,8 +44,10 @@ pub(crate) struct Outgoing {
     /// The oldest forwarding that was open when something last moved, and when that was.
     oldest: Option<u64>,
     moved_at: Now,
-    /// How long nothing may move before everything is forwarded again.
-    patience: Duration,
+    /// After how long without a move others are given what is open, if there are any.
+    witness_after: Option<Duration>,
+    /// The oldest that was open when they were.
+    witnessed: Option<u64>,
     /// Nothing is forwarded before this.
     pause_until: Now,
 }
@@ -53,13 +57,14 @@ impl Outgoing {
     pub(crate) fn new(seed: u64) -> Self {
         let (to, stream) = (Vec::new(), seed);
         let (oldest, moved_at) = (None, Duration::ZERO);
-        let (sent, patience, pause_until) = (VecDeque::new(), AGAIN_AFTER, Duration::ZERO);
-        Self { to, stream, first: 0, sent, oldest, moved_at, patience, pause_until }
+        let (sent, pause_until) = (VecDeque::new(), Duration::ZERO);
+        let (witness_after, witnessed) = (None, None);
+        Self { to, stream, first: 0, sent, oldest, moved_at, witness_after, witnessed, pause_until }
     }
 
-    /// Begins a new stream. With `witness_after` there are others to be asked when nothing has moved for that long.
+    /// Begins a new stream. With `witness_after` there are others to be given what is open when nothing has moved for that long.
     pub(crate) fn restart(&mut self, to: Vec<NodeId>, witness_after: Option<Duration>, now: Now) {
-        self.patience = witness_after.map_or(AGAIN_AFTER, |after| after.min(AGAIN_AFTER));
+        (self.witness_after, self.witnessed) = (witness_after, None);
         self.to = to;
         self.stream = self.stream.wrapping_add(1);
         self.first = 0;
@@ -109,7 +114,7 @@ impl Outgoing {
         if oldest != self.oldest {
             (self.oldest, self.moved_at) = (oldest, now);
         }
-        oldest.is_some() && now >= self.moved_at + self.patience
+        oldest.is_some() && now >= self.moved_at + AGAIN_AFTER
     }
 
     /// When to look again by itself, while there is someone to forward to: whether frames wait here, and whether some are
@@ -118,7 +123,19 @@ impl Outgoing {
         if has_idle && now < self.pause_until {
             return Some(self.pause_until);
         }
-        is_open.then(|| self.moved_at + self.patience)
+        let witness_after = self.witness_after.filter(|_| self.witnessed != self.oldest);
+        is_open.then(|| self.moved_at + witness_after.map_or(AGAIN_AFTER, |it| it.min(AGAIN_AFTER)))
+    }
+
+    /// A stream for others than the one who should propose, once for each time in which nothing moves.
+    pub(crate) fn witness(&mut self, now: Now) -> Option<u64> {
+        let after = self.witness_after?;
+        if self.oldest.is_none() || self.witnessed == self.oldest || now < self.moved_at + after {
+            return None;
+        }
+        self.witnessed = self.oldest;
+        // No stream of this node has such a number: they count on from a seed.
+        Some(self.stream ^ 1 << 63)
     }
 }
 

@@ -90,6 +90,8 @@ pub(crate) struct Pool<C: Callers> {
     pub(crate) calls: Calls<C>,
     idle: VecDeque<Pending>,
     placed: VecDeque<PlacedBatch>,
+    /// Copies of what other nodes forwarded to the one who proposes, for the case that this node is to.
+    witnessed: VecDeque<Pending>,
     /// In the order in which they went; those in front that nobody wants any more are gone.
     forwarded: VecDeque<Forwarded>,
     next_forward: u64,
@@ -105,6 +107,7 @@ impl<C: Callers> Pool<C> {
             calls: Calls::new(),
             idle: VecDeque::new(),
             placed: VecDeque::new(),
+            witnessed: VecDeque::new(),
             forwarded: VecDeque::new(),
             next_forward: 0,
             released: HashMap::new(),
@@ -133,6 +136,36 @@ impl<C: Callers> Pool<C> {
         self.frames += 1;
         self.bytes += cost(&hashed.frame);
         self.idle.push_back(Pending { hashed, waiter: Waiter { call, slot, released: None } });
+    }
+
+    /// Adds a copy of a frame that another node forwarded to the one who proposes.
+    pub(crate) fn add_witnessed(&mut self, hashed: HashedFrame, call: CallId) {
+        let (id, hash) = (hashed.frame.id, hashed.hash);
+        let waiting = self.released.entry(id).or_default();
+        if waiting.iter().any(|known| known.hash == hash) {
+            // It is here already.
+            return self.calls.drop_elsewhere(call);
+        }
+        waiting.push(Released { hash, call, slot: 0, forwarded: None });
+        self.frames += 1;
+        self.bytes += cost(&hashed.frame);
+        let waiter = Waiter { call, slot: 0, released: Some((id, hash)) };
+        self.witnessed.push_back(Pending { hashed, waiter });
+    }
+
+    /// Whether there are copies of other nodes' frames.
+    pub(crate) fn has_witnessed(&self) -> bool {
+        !self.witnessed.is_empty()
+    }
+
+    /// This node is to propose, so the copies that it has are to be offered.
+    pub(crate) fn take_up_witnessed(&mut self) {
+        self.idle.append(&mut self.witnessed);
+    }
+
+    /// What was forwarded and is not decided, in order.
+    pub(crate) fn open_forwards(&self) -> impl Iterator<Item = &[Pending]> {
+        self.forwarded.iter().map(|forwarded| forwarded.frames.as_slice())
     }
 
     /// Takes the next batch's frames, in the order in which they were proposed; none if nothing is wanted.
@@ -408,12 +441,20 @@ impl<C: Callers> Pool<C> {
                 self.forget(&pending);
             }
         }
+        for pending in std::mem::take(&mut self.witnessed) {
+            if self.is_wanted(&pending) {
+                self.witnessed.push_back(pending);
+            } else {
+                self.forget(&pending);
+            }
+        }
     }
 
     /// Gives back the memory of queues that were longer.
     pub(crate) fn rest(&mut self) {
         self.idle.shrink_to_fit();
         self.placed.shrink_to_fit();
+        self.witnessed.shrink_to_fit();
         self.forwarded.shrink_to_fit();
         self.released.shrink_to_fit();
     }
@@ -431,6 +472,7 @@ impl<C: Callers> Pool<C> {
         }
         self.calls.end(&error(true), answers);
         self.placed.clear();
+        self.witnessed.clear();
         self.forwarded.clear();
         self.released.clear();
         self.frames = 0;

@@ -87,10 +87,11 @@ impl<C: Callers> HostCore<C> {
         from: NodeId,
         forward: Forward,
     ) -> Result<(), Refusal> {
-        let takes = match self.engine.demand() {
-            Demand::Here { .. } => true,
-            Demand::At(nodes) => nodes.contains(&self.config.node),
-            Demand::Nowhere => self.leads(),
+        let (takes, is_witness) = match self.engine.demand() {
+            Demand::Here { .. } => (true, false),
+            // It may come to this node to propose them.
+            Demand::At(nodes) => (nodes.contains(&self.config.node), true),
+            Demand::Nowhere => (self.leads(), false),
         };
         if !takes {
             return Err(Refusal::NotLeader(self.proposer));
@@ -113,7 +114,11 @@ impl<C: Callers> HostCore<C> {
         if !frames.is_empty() {
             let call = self.pool.calls.elsewhere(frames.len(), now + forward.within);
             for frame in frames {
-                self.pool.add(frame, call, 0);
+                if is_witness {
+                    self.pool.add_witnessed(frame, call);
+                } else {
+                    self.pool.add(frame, call, 0);
+                }
             }
         }
         Ok(())
@@ -190,18 +195,9 @@ impl<C: Callers> HostCore<C> {
         let begun = self.forwarding.to();
         if stuck || begun.first() != to.first() {
             self.pool.take_back();
-            // The first is asked first; the others when it does not answer. What is for this node stays here.
-            let others = to.iter().any(|other| *other != self.config.node && *other != to[0]);
-            let (to, witness_after) = if stuck {
-                (to.into_iter().filter(|other| *other != self.config.node).collect(), None)
-            } else {
-                (to[..1].to_vec(), others.then_some(self.config.witness_after))
-            };
-            self.forwarding.restart(to, witness_after, now);
-            if stuck {
-                self.step(now, Input::Waiting);
-                self.settle(now, effects);
-            }
+            // The first is asked first; the others are given a copy when nothing moves.
+            let witness_after = (to.len() > 1).then_some(self.config.witness_after);
+            self.forwarding.restart(to[..1].to_vec(), witness_after, now);
         }
         while self.pool.has_idle()
             && self.forwarding.may_send(now)
@@ -220,9 +216,37 @@ impl<C: Callers> HostCore<C> {
             let (stream, place) = self.forwarding.next(number, fresh);
             let within = deadline.saturating_sub(now);
             let packet = Packet::Forward(Forward { stream, number: place, within, batch });
-            let to = self.forwarding.to().to_vec();
-            effects.sends.push(Sent { to, urgent: false, packet });
+            let first = self.forwarding.to().to_vec();
+            effects.sends.push(Sent { to: first, urgent: false, packet });
         }
         self.forwarding.is_stuck(self.pool.oldest_forward(), now);
+        if let Some(stream) = self.forwarding.witness(now) {
+            self.give_to_witnesses(now, stream, &to[1..], effects);
+        }
+    }
+
+    /// Gives all who may propose too a copy of everything that is open, so that nobody can hold it back, and tells the engine.
+    fn give_to_witnesses(
+        &mut self,
+        now: Now,
+        stream: u64,
+        to: &[NodeId],
+        effects: &mut Effects<C>,
+    ) {
+        let to: Vec<_> = to.iter().copied().filter(|it| *it != self.config.node).collect();
+        let head =
+            BatchHead { log_time: LogTime::ZERO, witness: Witness { index: 0, history: [0; 32] } };
+        let mut number = 0;
+        for frames in self.pool.open_forwards() {
+            let Some(deadline) = self.pool.deadline(frames) else { continue };
+            let batch =
+                self.encoder.encode(&head, frames.iter().map(|pending| &pending.hashed.frame));
+            let within = deadline.saturating_sub(now);
+            let packet = Packet::Forward(Forward { stream, number, within, batch });
+            effects.sends.push(Sent { to: to.clone(), urgent: false, packet });
+            number += 1;
+        }
+        self.step(now, Input::Waiting);
+        self.settle(now, effects);
     }
 }

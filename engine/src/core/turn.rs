@@ -143,7 +143,7 @@ impl<C: Callers> HostCore<C> {
 
     /// Tells the engine when frames have not been placed for a while.
     pub(super) fn tell_waiting(&mut self, now: Now) {
-        if !self.pool.has_idle() {
+        if !self.pool.has_idle() && !self.pool.has_witnessed() {
             self.waiting_since = None;
             return;
         }
@@ -231,10 +231,11 @@ impl<C: Callers> HostCore<C> {
         let is_due = self.pool.placed() == 0
             && self.state.next_deadline().is_some_and(|at| at <= self.clock.estimate(now));
         let mut wanted = is_due || self.reads.wants_marker();
-        if !wanted && !self.pool.has_idle() {
+        if !wanted && !self.pool.has_idle() && !self.pool.has_witnessed() {
             return false;
         }
         let Demand::Here { batches, .. } = self.engine.demand() else { return false };
+        self.pool.take_up_witnessed();
         let mut offered = false;
         for _ in 0..batches {
             let frames = self.pool.take_batch();

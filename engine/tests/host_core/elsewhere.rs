@@ -146,11 +146,43 @@ fn who_may_propose_too_is_given_what_is_not_decided_soon() {
     assert!(desk.core.wake_at(desk.now).unwrap() <= desk.now + Duration::from_millis(1));
     desk.pass(1);
     desk.turn();
-    let again = desk.forwarded();
-    let to: Vec<_> = again.iter().map(|(to, _)| *to).collect();
-    assert_eq!(to, [TWO, THREE], "all but this node");
-    assert_eq!(again[0].1.batch, first.batch);
+    let copies = desk.forwarded();
+    let to: Vec<_> = copies.iter().map(|(to, _)| *to).collect();
+    assert_eq!(to, [THREE], "all but the first, which has it, and this node");
+    let copy = &copies[0].1;
+    assert_eq!((copy.number, &copy.batch), (0, &first.batch));
+    assert_ne!(copy.stream, first.stream, "the first goes on with its own");
     assert_eq!(script.with(|script| script.waited), 1, "the engine is told");
+    desk.pass(800);
+    desk.turn();
+    assert_eq!(desk.forwarded(), [], "once");
+}
+
+#[test]
+fn a_copy_is_proposed_when_this_node_is_to_and_not_forwarded() {
+    let batch = batch(&[opening()]);
+    let (script, mut desk) = led();
+    script.with(|script| script.witnesses = vec![THREE, NodeId::new(1)]);
+    // Twice, since its node gives it again when nothing moves.
+    desk.forward(THREE, 7, 0, batch.clone());
+    desk.forward(THREE, 8, 0, batch.clone());
+    assert_eq!(desk.refusals(), []);
+    desk.pass(150);
+    desk.turn();
+    assert_eq!(desk.forwarded(), [], "its own node forwards it");
+    assert_eq!(script.with(|script| script.waited), 1, "but it waits");
+    script.with(|script| script.led_by = None);
+    let Body::Frames(own) = script.take(&mut desk).body else { panic!("frames") };
+    let decode = |bytes: &Bytes| quorate_engine::DecodedBatch::decode(bytes).unwrap().frames;
+    assert_eq!(decode(&own), decode(&batch), "once");
+    // What was decided through another batch is not proposed again.
+    let (script, mut desk) = led();
+    script.with(|script| script.witnesses = vec![NodeId::new(1)]);
+    desk.forward(THREE, 7, 0, batch.clone());
+    let (index, tag) = (1, Tag([9; 32]));
+    let entry = Entry { index, tag, head: Bytes::new(), body: Body::Frames(own) };
+    script.deliver(&mut desk, entry);
+    assert_eq!(desk.core.status().in_flight, 0);
 }
 
 #[test]
