@@ -63,10 +63,14 @@ impl Cluster for Judged {
     }
 }
 
+/// One cluster at a time: each has as much to do as there is.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 macro_rules! judged {
     ($($name:ident: $nodes:literal, $model:ident, $durability:ident;)*) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $name() {
+            let _alone = ALONE.lock().await;
             replicator(Factory($nodes, FaultModel::$model, Durability::$durability)).await;
         }
     )*};

@@ -95,6 +95,28 @@ impl Words {
         }
     }
 
+    /// What the vote is for: whether it is the second, its height, its round and its value.
+    #[cfg(test)]
+    pub(crate) fn vote(&self) -> Option<(bool, u64, u32, Option<ValueId>)> {
+        let Said::Vote(vote) = &self.0 else { return None };
+        let Vote { kind, height, round, value, .. } = &vote.message;
+        let is_precommit = *kind == core::VoteType::Precommit;
+        Some((is_precommit, height.0, round.as_u32()?, context::signed_value(value).copied()))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn encode(&self, to: &mut Writer) {
+        self.0.encode(to);
+    }
+
+    /// The line of the journal for it.
+    #[cfg(test)]
+    pub(crate) fn note(&self) -> Bytes {
+        let mut to = Writer::default();
+        self.0.encode(&mut to);
+        to.finish()
+    }
+
     /// What it proposes, if it does.
     pub(crate) fn proposal(&self) -> Option<Proposed> {
         let Said::Proposal(proposal) = &self.0 else { return None };
@@ -600,4 +622,23 @@ fn say(said: &Said, carries: Option<ValueId>) -> Act {
     let mut to = Writer::default();
     said.encode(&mut to);
     Act::Say(to.finish(), carries)
+}
+
+/// A vote signed with this key.
+#[cfg(test)]
+pub(crate) fn signed_vote_of(
+    (chain, epoch): (&quorate_certificate::ChainId, u64),
+    (is_precommit, height, round, value): (bool, u64, u32, Option<ValueId>),
+    node: u64,
+    key: &quorate_certificate::SigningKey,
+) -> Words {
+    let vote = Vote {
+        kind: if is_precommit { core::VoteType::Precommit } else { core::VoteType::Prevote },
+        height: Height(height),
+        round: Round::new(round),
+        value: value.map_or(NilOrVal::Nil, |value| NilOrVal::Val(Id(value))),
+        validator: Address(node),
+    };
+    let signature = key.sign(&wire::signed_vote(chain, epoch, &vote)).expect("it signs");
+    Words(Said::Vote(SignedVote::new(vote, signature)))
 }

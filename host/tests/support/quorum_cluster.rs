@@ -6,6 +6,7 @@
 mod cluster;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_certificate::{FaultModel, Genesis, Scheme, SigningKey, Validator};
 use quorate_driver_quorum::{QuorumConfig, QuorumDriver, Setup};
@@ -16,6 +17,15 @@ use cluster::Nodes;
 
 /// Validators 1 to n, each with a directory and a key of its own.
 pub(crate) type QuorumCluster = Nodes<QuorumDriver>;
+
+/// Long enough for a machine with other work, on which all nodes run.
+pub(crate) fn quorum_config() -> QuorumConfig {
+    let mut config = QuorumConfig::default();
+    config.propose_timeout = Duration::from_millis(500);
+    config.prevote_timeout = Duration::from_millis(250);
+    config.precommit_timeout = Duration::from_millis(250);
+    config
+}
 
 impl QuorumCluster {
     pub(crate) fn new(
@@ -38,6 +48,6 @@ impl QuorumCluster {
                 .zip(keys)
                 .map(|(node, key)| (NodeId::new(node), Setup { genesis: genesis.clone(), key })),
         );
-        Self::with_driver((driver, QuorumConfig::default()), count, durability, machine)
+        Self::with_driver((driver, quorum_config()), count, durability, machine)
     }
 }
