@@ -1,4 +1,4 @@
-//! The quorum driver with 1 to 7 validators over the memory transport, judged by the suite that judges every replicator.
+//! The quorum driver with 1 to 5 validators over the memory transport, judged by the suite that judges every replicator.
 
 #[path = "support/quorum_cluster.rs"]
 mod quorum_cluster;
@@ -80,9 +80,6 @@ judged! {
     one_node_on_disk: 1, Byzantine, Disk;
     two_nodes_on_disk: 2, Byzantine, Disk;
     three_nodes_on_disk_where_nobody_lies: 3, Crash, Disk;
-    three_nodes_in_memory: 3, Byzantine, Memory;
     four_nodes_on_disk: 4, Byzantine, Disk;
-    four_nodes_in_memory: 4, Byzantine, Memory;
     five_nodes_in_memory: 5, Byzantine, Memory;
-    seven_nodes_in_memory: 7, Byzantine, Memory;
 }

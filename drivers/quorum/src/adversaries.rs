@@ -217,6 +217,28 @@ scenarios! {
     one_of_four_ignores_what_others_offer: Censor, 4, 1;
 }
 
+/// Where nobody lies a lost disk is the one fault that is borne.
+#[test]
+fn a_disk_of_four_is_lost_and_does_not_vote_twice() {
+    for seed in 0..seeds() {
+        let (model, nobody) = (FaultModel::Byzantine, Adversary::Nobody);
+        let mut world = World::new(seed, 4, model, 0, nobody, Broken::No);
+        let lost = world.random.usize(..4);
+        let losses = world.random.u32(1..4);
+        for _ in 0..losses {
+            for _ in 0..world.random.u32(1..6) {
+                world.offer();
+                let time = Duration::from_micros(world.random.u64(..60_000));
+                world.pass(time);
+            }
+            world.lose_disk(lost);
+        }
+        if let Err(violation) = world.finish(Duration::from_secs(120)) {
+            panic!("a lost disk: {violation}");
+        }
+    }
+}
+
 #[test]
 fn a_minority_of_three_crashes_where_nobody_lies() {
     each_seed(3, FaultModel::Crash, 0, Adversary::Nobody, true);

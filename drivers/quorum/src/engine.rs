@@ -5,6 +5,7 @@ mod catching_up;
 mod heights;
 mod opening;
 mod reads;
+mod standing;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,6 +25,7 @@ use self::candidates::Candidate;
 use self::catching_up::{Fetching, Peer, Sync};
 use self::heights::Ahead;
 use self::reads::Reads;
+use self::standing::{Incarnation, Standing};
 use crate::config::{QuorumConfig, Timing};
 use crate::keys::Keys;
 use crate::mark::Mark;
@@ -39,6 +41,12 @@ const EMPTY: TimerId = TimerId(OWN);
 const TELL: TimerId = TimerId(OWN + 1);
 /// This node does not know what is decided.
 const SYNC: TimerId = TimerId(OWN + 2);
+
+/// This node does not know yet whether it may vote.
+const FOUND: TimerId = TimerId(OWN + 3);
+
+/// How often a node with a new directory asks about it.
+const FOUND_EVERY: Duration = Duration::from_millis(200);
 
 /// How long a proposer that was woken waits for frames of its own node before it proposes nothing.
 const EMPTY_AFTER: Duration = Duration::from_millis(1);
@@ -91,6 +99,8 @@ pub struct QuorumEngine {
     rotate_every: u64,
     fault_model: FaultModel,
     chain: ChainId,
+    incarnation: Incarnation,
+    standing: Standing,
     keys: Keys,
     now: Now,
     /// Where the group stands after the last height that is decided here.
@@ -181,7 +191,7 @@ impl QuorumEngine {
 
     /// Whether this node may place a batch now.
     fn may_place(&self) -> bool {
-        if !self.is_validator() || self.applied.0 != self.mark.height || self.fault.is_some() {
+        if !self.votes() || self.applied.0 != self.mark.height || self.fault.is_some() {
             return false;
         }
         match &self.height {
@@ -216,13 +226,17 @@ impl QuorumEngine {
             Said::Ask { from: first } => self.asked(from, first, out),
             Said::Heights(heights) => self.given(from, heights, out),
             Said::Read { nonce } => {
-                if self.is_validator() {
+                if self.votes() {
                     let claim = message::claim(&self.chain, nonce, self.claim());
                     self.send(vec![from], claim, out);
                 }
             }
             Said::Claim { nonce, height } => {
                 self.reads.claimed(nonce, from, height);
+            }
+            Said::Hello { incarnation } => self.greeted(from, incarnation, out),
+            Said::Welcome { incarnation, is_that, claim } => {
+                self.welcomed(from, &incarnation, is_that, claim, out);
             }
         }
     }
@@ -262,6 +276,7 @@ impl Engine for QuorumEngine {
             }
             Input::Timer(TELL) => self.tell(out),
             Input::Timer(SYNC) => self.catch_up(out),
+            Input::Timer(FOUND) => self.found(out),
             Input::Timer(TimerId(timer)) => {
                 self.core(out, |height, keys, acts| height.timeout(timer, keys, acts));
             }

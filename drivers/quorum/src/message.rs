@@ -24,6 +24,8 @@ const ASK: u8 = 4;
 const HEIGHTS: u8 = 5;
 const READ: u8 = 6;
 const CLAIM: u8 = 7;
+const HELLO: u8 = 8;
+const WELCOME: u8 = 9;
 
 /// Most heights in one message.
 pub(crate) const HEIGHTS_MAX: usize = 64;
@@ -45,6 +47,10 @@ pub(crate) enum Said {
     Read { nonce: u64 },
     /// The answer: the last height that the sender has precommitted to, or knows to be decided.
     Claim { nonce: u64, height: u64 },
+    /// The sender has a new directory.
+    Hello { incarnation: [u8; 16] },
+    /// Whether the receiver of a hello knows its sender under that directory, and its claim.
+    Welcome { incarnation: [u8; 16], is_that: bool, claim: u64 },
 }
 
 /// A header and what it is about.
@@ -169,6 +175,23 @@ pub(crate) fn claim(chain: &ChainId, nonce: u64, height: u64) -> Message {
     plain(to)
 }
 
+pub(crate) fn hello(chain: &ChainId, incarnation: &[u8; 16]) -> Message {
+    let mut to = begin(chain, HELLO);
+    to.array(incarnation);
+    plain(to)
+}
+
+pub(crate) fn welcome(
+    chain: &ChainId,
+    incarnation: &[u8; 16],
+    is_that: bool,
+    claim: u64,
+) -> Message {
+    let mut to = begin(chain, WELCOME);
+    to.array(incarnation).bool(is_that).u64(claim);
+    plain(to)
+}
+
 impl Said {
     pub(crate) fn decode(chain: &ChainId, message: &Message) -> Result<Self, Unread> {
         let mut from = Reader::new(&message.head);
@@ -205,6 +228,12 @@ impl Said {
             }
             READ => Self::Read { nonce: from.u64()? },
             CLAIM => Self::Claim { nonce: from.u64()?, height: from.u64()? },
+            HELLO => Self::Hello { incarnation: from.array()? },
+            WELCOME => Self::Welcome {
+                incarnation: from.array()?,
+                is_that: from.bool()?,
+                claim: from.u64()?,
+            },
             _ => return Err(Unread::Malformed(Malformed("it is of no kind that is known"))),
         };
         from.finish()?;

@@ -56,6 +56,7 @@ struct Node {
     engine: Option<Box<dyn Engine>>,
     out: Output,
     life: u32,
+    incarnation: [u8; 16],
     durable: Recovered,
     pending: VecDeque<LogWrite>,
     last_durable: u64,
@@ -161,6 +162,7 @@ impl World {
                     engine: None,
                     out: Output::default(),
                     life: 0,
+                    incarnation: [u8::try_from(world.nodes.len()).unwrap_or(0); 16],
                     durable: Recovered { first: 1, ..Recovered::default() },
                     pending: VecDeque::new(),
                     last_durable: 0,
@@ -214,7 +216,7 @@ impl World {
             group: GroupId::new(0),
             node: node.id,
             members: Vec::new(),
-            incarnation: [1; 16],
+            incarnation: node.incarnation,
             seed,
             checkpoint: None::<Checkpointed>,
             log: node.durable.clone(),
@@ -257,6 +259,15 @@ impl World {
         node.checks.clear();
         node.delivered.clear();
         node.reads.clear();
+    }
+
+    /// A node's disk is lost, and it begins with an empty one.
+    pub(super) fn lose_disk(&mut self, at: usize) {
+        self.crash(at);
+        let node = &mut self.nodes[at];
+        node.durable = Recovered { first: 1, ..Recovered::default() };
+        node.incarnation[0] ^= 0x80;
+        self.start(at);
     }
 
     pub(super) fn cut(&mut self, at: usize, cut: bool) {

@@ -71,7 +71,7 @@ impl QuorumEngine {
     pub(super) fn drive(&mut self, out: &mut Output) {
         while self.height.is_none()
             && self.fault.is_none()
-            && self.is_validator()
+            && self.votes()
             && self.applied.0 == self.mark.height
             && (self.has_work || self.ahead.has(self.next()))
         {
@@ -87,9 +87,6 @@ impl QuorumEngine {
 
     /// This node has frames that nobody places.
     pub(super) fn wake(&mut self, out: &mut Output) {
-        if !self.is_validator() {
-            return;
-        }
         let is_new = !self.has_work && self.height.is_none();
         self.has_work = true;
         if is_new {

@@ -11,6 +11,7 @@ use super::candidates::Candidate;
 use super::catching_up::Sync;
 use super::heights::{Ahead, TELL_AFTER};
 use super::reads::Reads;
+use super::standing::{Standing, StoredError};
 use super::{QuorumEngine, TELL};
 use crate::config::Timing;
 use crate::keys::Keys;
@@ -27,7 +28,7 @@ impl QuorumEngine {
         opening: Opening,
         out: &mut Output,
     ) -> Result<Self, String> {
-        let Opening { node, group, members, seed, checkpoint, log, .. } = opening;
+        let Opening { group, node, members, incarnation, seed, checkpoint, log } = opening;
         let Setup { genesis, key } = setup;
         check_key(&genesis, node.number(), &key)?;
         check_members(&genesis, members.iter().map(|member| member.number()))?;
@@ -35,6 +36,15 @@ impl QuorumEngine {
         let mark = match &checkpoint {
             Some(checkpoint) => Mark::decode(&checkpoint.mark).map_err(|_| unread("checkpoint"))?,
             None => Mark::genesis(&genesis, &chain),
+        };
+        let standing = match &log.state {
+            Some(stored) => Standing::decode(&chain, stored).map_err(|error| match error {
+                StoredError::Malformed => unread("state in the log"),
+                StoredError::Foreign => {
+                    "the data directory is of another cluster, group or genesis: compare genesis_file with the one that it was begun with".into()
+                }
+            })?,
+            None => Standing::default(),
         };
         let base = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.index);
         if mark.height != base {
@@ -53,6 +63,8 @@ impl QuorumEngine {
             fault_model: genesis.fault_model(),
             keys: Keys::new(chain, key),
             chain,
+            incarnation,
+            standing,
             now: Now::ZERO,
             mark,
             last: None,
@@ -84,6 +96,7 @@ impl QuorumEngine {
         // What waits for a write is not of the opening (R7).
         let now = out.deliveries.iter().take_while(|delivery| delivery.after == 0).count();
         engine.held.extend(out.deliveries.drain(now..));
+        engine.found(out);
         if !engine.others().is_empty() {
             out.timers.push((TELL, Some(TELL_AFTER)));
         }
@@ -138,7 +151,7 @@ impl QuorumEngine {
         if journal.is_empty() {
             return Ok(());
         }
-        if !self.is_validator() {
+        if !self.votes() {
             return Err(unread("journal"));
         }
         for entry in log.entries.iter().filter(|entry| entry.index == index) {

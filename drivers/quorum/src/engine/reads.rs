@@ -54,7 +54,9 @@ impl QuorumEngine {
         self.reads.nonce = self.reads.nonce.wrapping_add(1);
         let nonce = self.reads.nonce;
         let mut claims = BTreeMap::new();
-        claims.insert(self.node, self.claim());
+        if self.votes() {
+            claims.insert(self.node, self.claim());
+        }
         if self.reads.open.len() >= QUESTIONS_MAX
             && let Some(oldest) = self.reads.open.pop_front()
         {

@@ -48,6 +48,9 @@ impl QuorumEngine {
                 self.next()
             ));
         }
+        if !self.votes() {
+            return Some(self.why_it_does_not_vote());
+        }
         let round = self.height.as_ref()?.round();
         (round > 1).then(|| {
             format!(

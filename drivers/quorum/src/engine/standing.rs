@@ -1,0 +1,197 @@
+//! Whether this node may vote: one that has lost its disk must never vote again where it may have voted before.
+//!
+//! ```text
+//!   hello (directory) ---> all others: they store, once, under which directory they know the node
+//!   welcome (known directory, claim) <---
+//! ```
+//!
+//! A new directory votes when enough others have stored it as the one of its node: of any two such sets, one validator that keeps the rules is in
+//! both, so a second directory is not confirmed after a first one was. If others know another directory, this one is that of a node that lost
+//! its disk. It may have voted at any height up to the one after the last that a quorum has precommitted to, and votes from
+//! the height after that on; until then it follows the others.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use quorate_certificate::{ChainId, FaultModel, VALIDATORS_MAX};
+use quorate_engine::engine::{Outgoing, Output};
+use quorate_replicator::NodeId;
+use quorate_storage::Record;
+
+use super::{FOUND, FOUND_EVERY, QuorumEngine};
+use crate::codec::{Malformed, Reader, Writer};
+use crate::message;
+
+/// The random id of a data directory.
+pub(crate) type Incarnation = [u8; 16];
+
+const VERSION: u8 = 1;
+
+/// What is known of who may vote, and stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// From which height on this node votes; none while it is not known.
+    pub(super) votes_from: Option<u64>,
+    /// Under which directory each other node is known.
+    known: BTreeMap<NodeId, Incarnation>,
+    /// What others have answered about this node's directory: whether it is the one that they know, and their claims.
+    answers: BTreeMap<NodeId, (bool, u64)>,
+}
+
+impl Standing {
+    fn encode(&self, chain: &ChainId) -> Bytes {
+        let mut to = Writer::default();
+        to.u8(VERSION).array(chain.as_bytes()).u64(self.votes_from.unwrap_or(0));
+        to.count(self.known.len());
+        for (node, incarnation) in &self.known {
+            to.u64(node.number()).array(incarnation);
+        }
+        to.finish()
+    }
+
+    /// Reads what was stored.
+    pub(super) fn decode(chain: &ChainId, stored: &[u8]) -> Result<Self, StoredError> {
+        let mut from = Reader::new(stored);
+        if from.u8()? != VERSION {
+            return Err(StoredError::Malformed);
+        }
+        if from.array()? != *chain.as_bytes() {
+            return Err(StoredError::Foreign);
+        }
+        let votes_from = Some(from.u64()?).filter(|height| *height > 0);
+        let count = from.count(2 * VALIDATORS_MAX, 24)?;
+        let mut known = BTreeMap::new();
+        for _ in 0..count {
+            known.insert(NodeId::new(from.u64()?), from.array()?);
+        }
+        from.finish()?;
+        Ok(Self { votes_from, known, answers: BTreeMap::new() })
+    }
+}
+
+/// What is wrong with what was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StoredError {
+    Malformed,
+    Foreign,
+}
+
+impl From<Malformed> for StoredError {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
+}
+
+impl QuorumEngine {
+    /// Whether this node votes at the next height.
+    pub(super) fn votes(&self) -> bool {
+        self.is_validator() && self.standing.votes_from.is_some_and(|from| from <= self.next())
+    }
+
+    /// Asks the others under which directory they know this node, until that is clear.
+    pub(super) fn found(&mut self, out: &mut Output) {
+        if self.standing.votes_from.is_some() || !self.is_validator() {
+            return;
+        }
+        if self.others().is_empty() {
+            // Alone it has nobody to contradict.
+            return self.vote_from(1, out);
+        }
+        let hello = message::hello(&self.chain, &self.incarnation);
+        self.send(self.others(), hello, out);
+        out.timers.push((FOUND, Some(FOUND_EVERY)));
+    }
+
+    /// A node tells which directory it has.
+    pub(super) fn greeted(&mut self, from: NodeId, incarnation: Incarnation, out: &mut Output) {
+        let known = self.standing.known.get(&from).copied();
+        if known.is_none() {
+            self.standing.known.insert(from, incarnation);
+            self.gate = out.write(true, Record::State(self.standing.encode(&self.chain)));
+        }
+        let is_that = known.is_none_or(|known| known == incarnation);
+        let message = message::welcome(&self.chain, &incarnation, is_that, self.claim());
+        // What is said here must be remembered.
+        out.sends.push(Outgoing { to: vec![from], after: self.gate, urgent: true, message });
+    }
+
+    /// A node answers under which directory it knows this one.
+    pub(super) fn welcomed(
+        &mut self,
+        from: NodeId,
+        incarnation: &Incarnation,
+        is_that: bool,
+        claim: u64,
+        out: &mut Output,
+    ) {
+        if self.standing.votes_from.is_some() || *incarnation != self.incarnation {
+            return;
+        }
+        self.standing.answers.insert(from, (is_that, claim));
+        let power = |node: &NodeId| self.validators().get(node.number()).map_or(0, |it| it.power);
+        let sum = |is_that: bool| -> u64 {
+            let answers = self.standing.answers.iter().filter(|(_, (it, _))| *it == is_that);
+            answers.map(|(node, _)| power(node)).sum()
+        };
+        if self.is_enough(sum(true)) {
+            return self.vote_from(1, out);
+        }
+        let total = self.validators().total_power();
+        if !self.fault_model.has_honest(sum(false), total) {
+            return;
+        }
+        // It lost its disk. The lowest claims of enough others say up to where it may have voted.
+        let answers = self.standing.answers.iter();
+        let mut claims: Vec<_> = answers.map(|(node, (_, claim))| (*claim, power(node))).collect();
+        claims.sort_unstable();
+        let mut heard = 0;
+        let highest = claims.into_iter().find_map(|(claim, power)| {
+            heard += power;
+            self.is_enough(heard).then_some(claim)
+        });
+        if let Some(highest) = highest {
+            self.vote_from(highest.saturating_add(2), out);
+        }
+    }
+
+    /// Whether validators of this power, without this node, have one that keeps the rules in common with any others of as much. This node itself is
+    /// one of those that fail.
+    fn is_enough(&self, power: u64) -> bool {
+        let validators = self.validators();
+        let own = validators.get(self.node.number()).map_or(0, |it| it.power);
+        let total = validators.total_power();
+        let liars = match self.fault_model {
+            FaultModel::Byzantine => self.fault_model.tolerates(total).saturating_sub(own),
+            FaultModel::Crash => 0,
+        };
+        2 * power > total.saturating_sub(own) + liars
+    }
+
+    fn vote_from(&mut self, height: u64, out: &mut Output) {
+        self.standing.votes_from = Some(height);
+        self.standing.answers.clear();
+        self.gate = out.write(true, Record::State(self.standing.encode(&self.chain)));
+        out.timers.push((FOUND, None));
+    }
+
+    /// Why this node does not vote.
+    pub(super) fn why_it_does_not_vote(&self) -> String {
+        match self.standing.votes_from {
+            Some(from) => format!(
+                "this node's disk was lost: it votes from height {from} on, where it cannot have voted before"
+            ),
+            None => {
+                let silent: Vec<_> = self
+                    .others()
+                    .into_iter()
+                    .filter(|node| !self.standing.answers.contains_key(node))
+                    .map(|node| node.to_string())
+                    .collect();
+                format!(
+                    "this node has a new directory and votes once enough others have noted that; nothing is heard of {}",
+                    silent.join(", ")
+                )
+            }
+        }
+    }
+}
