@@ -52,7 +52,7 @@ fn tamper(
         Adversary::Silent => None,
         // Each twin speaks with a half of the others, and at times with all.
         Adversary::Twins if to % 2 != twin && random.u32(..4) > 0 => None,
-        Adversary::Withhold if !message.bodies.is_empty() && to % 2 == 0 => None,
+        Adversary::Withhold if !message.bodies.is_empty() && to.is_multiple_of(2) => None,
         Adversary::Withhold if !message.bodies.is_empty() && random.u32(..4) == 0 => {
             Some(Message { bodies: vec![Bytes::from_static(b"garbage")], ..message })
         }

@@ -519,8 +519,11 @@ impl World {
         if entry.index != self.nodes[at].applied + 1 {
             self.broken_by(format!("height {} is delivered out of order", entry.index));
         }
-        let agreed =
-            self.decided.entry(entry.index).or_insert((entry.tag, entry.body.clone())).clone();
+        let agreed = self
+            .decided
+            .entry(entry.index)
+            .or_insert_with(|| (entry.tag, entry.body.clone()))
+            .clone();
         if agreed != (entry.tag, entry.body.clone()) {
             self.broken_by(format!("two values are decided at height {}", entry.index));
         }
