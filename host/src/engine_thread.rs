@@ -14,7 +14,9 @@ use quorate_engine::{
     Answer, Effects, FetchFor, Fetched, HashedFrame, HostCore, MemberList, Packet,
     RecoveredCheckpoint, SubscriptionId, panic_words,
 };
-use quorate_replicator::{Clock, Consistency, Cursor, FrameId, NodeId, ProposeError, Scope};
+use quorate_replicator::{
+    AdminError, Clock, Consistency, Cursor, FrameId, NodeId, ProposeError, Scope,
+};
 use quorate_storage::{Group, Index, LogError, Record, Seq};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -42,6 +44,23 @@ pub(crate) enum Command {
     Packet(NodeId, usize, Packet, OwnedSemaphorePermit),
     LogFailed(String),
     Close,
+}
+
+impl Command {
+    /// Tells who asked that nothing was done. A caller whose command is dropped without a word cannot know.
+    fn came_too_late(self) {
+        let closed = ProposeError::Closed { submitted: false };
+        // Whoever does not wait any more need not know.
+        match self {
+            Self::Group(_, ForGroup::Propose(_, _, who)) => drop(who.send(Err(closed))),
+            Self::Group(_, ForGroup::ProposeMany(_, _, who)) => drop(who.send(Err(closed))),
+            Self::Group(_, ForGroup::Admin(_, _, who)) => drop(who.send(Err(AdminError::Closed))),
+            Self::ProposeSpread(parts, _) => {
+                parts.into_iter().for_each(|part| drop(part.who.send(Err(closed.clone()))));
+            }
+            _ => {}
+        }
+    }
 }
 
 /// What one group is asked or told.
@@ -143,7 +162,7 @@ impl EngineThread {
             let cause =
                 format!("the engine thread panicked: {}; this is a bug", panic_words(&*panic));
             shared.seen().fault = Some(cause.clone());
-            drop(shared.inbox.close());
+            shared.inbox.close().into_iter().for_each(Command::came_too_late);
             shared.listeners.end();
             shared.closed.send_replace(Some(Err(cause)));
         }
@@ -479,8 +498,7 @@ impl EngineThread {
             network.close();
         }
         drop(groups);
-        // Commands that came too late: dropping them tells their callers.
-        drop(shared.inbox.close());
+        shared.inbox.close().into_iter().for_each(Command::came_too_late);
         let mut joined = fetches.join();
         joined &= checkpoints.is_none_or(Worker::join);
         let closed = files.close();

@@ -179,17 +179,19 @@ impl HostNode {
         self.clock.now().saturating_add(within)
     }
 
-    /// Asks the engine thread and waits for its answer.
+    /// Asks the engine thread and waits for its answer, which is `lost` if that thread ends without one: it may have done what it
+    /// was asked.
     async fn ask<T, E>(
         &self,
         group: usize,
         question: impl FnOnce(oneshot::Sender<Result<T, E>>) -> ForGroup,
-        refused: impl Fn(Refused) -> E,
+        refused: impl FnOnce(Refused) -> E,
+        lost: E,
     ) -> Result<T, E> {
         let (who, answer) = oneshot::channel();
         let command = Command::Group(group, question(who));
-        self.shared.inbox.request(command).map_err(&refused)?;
-        answer.await.unwrap_or_else(|_| Err(refused(Refused::Closed)))
+        self.shared.inbox.request(command).map_err(refused)?;
+        answer.await.unwrap_or(Err(lost))
     }
 
     fn propose_refused(&self, refused: Refused) -> ProposeError {
@@ -223,6 +225,7 @@ impl Replicator for HostNode {
             group,
             |who| ForGroup::Propose(frame, deadline, who),
             |refused| self.propose_refused(refused),
+            ProposeError::Closed { submitted: true },
         )
         .await
     }
@@ -242,6 +245,7 @@ impl Replicator for HostNode {
             group,
             |who| ForGroup::ProposeMany(frames, deadline, who),
             |refused| self.propose_refused(refused),
+            ProposeError::Closed { submitted: true },
         )
         .await
     }
@@ -257,6 +261,7 @@ impl Replicator for HostNode {
             self.place(shard),
             |who| ForGroup::Decision(id, deadline, who),
             |refused| self.read_refused(refused),
+            ReadError::Closed,
         )
         .await
     }
@@ -290,6 +295,7 @@ impl Replicator for HostNode {
                         },
                         Refused::Closed => SubscribeError::Closed,
                     },
+                    SubscribeError::Closed,
                 )
                 .await?;
             ids.push((group, id));
@@ -313,6 +319,7 @@ impl Replicator for HostNode {
             self.place(shard),
             |who| ForGroup::Read(level, deadline, who),
             |refused| self.read_refused(refused),
+            ReadError::Closed,
         )
         .await
     }
@@ -418,6 +425,7 @@ impl HostNode {
                 }
                 Refused::Closed => AdminError::Closed,
             },
+            AdminError::Unfinished { reason: "the node was closed".to_owned() },
         )
         .await
     }
