@@ -1,7 +1,8 @@
 //! The engine thread's inbox: many tasks put commands in, one thread takes all of them at once.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A queue that one thread drains whole. Under load that thread finds everything that came in the meantime at once,
 /// which is what makes batches large exactly when they should be.
@@ -108,39 +109,75 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::sync::{explore, once, thread};
 
     #[test]
     fn requests_are_bounded_and_reports_are_not() {
-        let inbox = Inbox::new(2);
-        assert_eq!(inbox.request(1), Ok(()));
-        assert_eq!(inbox.request(2), Ok(()));
-        assert_eq!(inbox.request(3), Err(Refused::Full));
-        inbox.report(4);
-        let mut commands = Vec::new();
-        inbox.take(&mut commands, None);
-        assert_eq!(commands, [1, 2, 4]);
-        inbox.report(5);
-        assert_eq!(inbox.close(), [5]);
-        assert_eq!(inbox.request(6), Err(Refused::Closed));
+        once(|| {
+            let inbox = Inbox::new(2);
+            assert_eq!(inbox.request(1), Ok(()));
+            assert_eq!(inbox.request(2), Ok(()));
+            assert_eq!(inbox.request(3), Err(Refused::Full));
+            inbox.report(4);
+            let mut commands = Vec::new();
+            inbox.take(&mut commands, None);
+            assert_eq!(commands, [1, 2, 4]);
+            inbox.report(5);
+            assert_eq!(inbox.close(), [5]);
+            assert_eq!(inbox.request(6), Err(Refused::Closed));
+        });
     }
 
     #[test]
     fn a_sleeping_thread_is_woken_by_what_arrives() {
-        let inbox = Arc::new(Inbox::new(10));
-        let taker = {
-            let inbox = Arc::clone(&inbox);
-            std::thread::spawn(move || {
-                let (mut all, mut commands) = (Vec::new(), Vec::new());
-                while all.len() < 1000 {
-                    inbox.take(&mut commands, None);
-                    all.append(&mut commands);
-                }
-                all
-            })
-        };
-        for number in 0..1000 {
-            inbox.report(number);
-        }
-        assert_eq!(taker.join().unwrap(), (0..1000).collect::<Vec<_>>());
+        const EACH: usize = 4;
+        explore(|| {
+            let inbox = Arc::new(Inbox::new(2));
+            let tellers: Vec<_> = (0..2)
+                .map(|teller| {
+                    let inbox = Arc::clone(&inbox);
+                    thread::spawn(move || (0..EACH).for_each(|place| inbox.report((teller, place))))
+                })
+                .collect();
+            let (mut all, mut commands) = (Vec::new(), Vec::new());
+            while all.len() < 2 * EACH {
+                inbox.take(&mut commands, None);
+                assert!(!commands.is_empty(), "woken for nothing");
+                all.append(&mut commands);
+            }
+            for (teller, told) in tellers.into_iter().enumerate() {
+                told.join().unwrap();
+                let of_one = all.iter().filter(|(of, _)| *of == teller).map(|(_, place)| *place);
+                assert!(of_one.eq(0..EACH), "each once, in order: {all:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn what_was_taken_is_given_out_once_and_what_comes_after_the_end_is_refused() {
+        const EACH: usize = 3;
+        explore(|| {
+            let inbox = Arc::new(Inbox::new(2));
+            let askers: Vec<_> = (0..2)
+                .map(|asker| {
+                    let inbox = Arc::clone(&inbox);
+                    thread::spawn(move || {
+                        let ask = |place: &usize| inbox.request((asker, *place)) == Ok(());
+                        (0..EACH).filter(ask).map(|place| (asker, place)).collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            let (mut all, mut commands) = (Vec::new(), Vec::new());
+            for _ in 0..2 {
+                inbox.take(&mut commands, Some(Duration::ZERO));
+                assert!(commands.len() <= 2, "more waited than may: {commands:?}");
+                all.append(&mut commands);
+            }
+            all.extend(inbox.close());
+            let asked: Vec<_> =
+                askers.into_iter().flat_map(|asker| asker.join().unwrap()).collect();
+            all.sort_unstable();
+            assert_eq!(all, asked, "what was taken, and what was given out");
+        });
     }
 }

@@ -27,6 +27,7 @@ mod shared;
 mod snapshots;
 mod subscriber;
 mod switch;
+mod sync;
 mod verify;
 mod waiters;
 mod workers;

@@ -1,6 +1,6 @@
 //! The task of one subscription: it calls the handler and keeps the cursor.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use quorate_engine::{SubscriptionId, SubscriptionOver};
@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::engine_thread::{Command, ForGroup};
 use crate::inbox::Inbox;
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 use crate::waiters::News;
 
 /// What a subscription's owner holds.
@@ -28,7 +29,7 @@ impl Control {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Cursor> {
+    fn lock(&self) -> MutexGuard<'_, Cursor> {
         // A cursor is advanced in one step.
         self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
     }
