@@ -2,7 +2,9 @@
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+pub(crate) mod load;
 pub(crate) mod process;
+pub(crate) mod relay;
 pub(crate) mod writer;
 
 use std::fs;

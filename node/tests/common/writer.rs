@@ -15,11 +15,11 @@ use super::process::PATIENCE;
 /// How long a node that is asked for its status may take. One that is killed never answers.
 const ASK_WITHIN: Duration = Duration::from_secs(1);
 
-fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-async fn connect(config: &Path) -> Client {
+pub(crate) async fn connect(config: &Path) -> Client {
     let mut config = ClientConfig::from_file(config).unwrap();
     config.connect_within = PATIENCE;
     Client::connect(config).await.unwrap()
