@@ -22,6 +22,8 @@ mod call;
 mod client;
 mod config;
 mod feed;
+#[doc(hidden)]
+pub mod fuzzing;
 mod link;
 mod links;
 mod protocol;

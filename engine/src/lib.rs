@@ -42,6 +42,8 @@ pub use liveness::Liveness;
 pub use pool::HashedFrame;
 pub use reach::{MemberList, Reach};
 pub use sessions::SessionLimits;
+#[doc(hidden)]
+pub use snapshot::fuzzing;
 pub use snapshot::{
     SnapshotError, SnapshotHead, SnapshotOffer, SnapshotPlan, SnapshotSink, SnapshotSource,
 };

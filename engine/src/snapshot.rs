@@ -18,6 +18,8 @@
 
 mod error;
 mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 mod offer;
 mod sink;
 mod source;

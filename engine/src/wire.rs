@@ -4,8 +4,8 @@
 //!   version u8 | kind u8 | group u32 | what the kind says          all numbers little-endian
 //! ```
 //!
-//! Bytes that come from another node are read within bounds: nothing is allocated on the word of a length, bodies share
-//! the memory of the packet, and all bytes must be used.
+//! Bytes that come from another node are read within bounds: no more than a megabyte is allocated on the word of the length of a
+//! list, bodies share the memory of the packet, and all bytes must be used.
 
 use std::time::Duration;
 

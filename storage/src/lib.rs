@@ -27,6 +27,8 @@ pub use disk::{
     Disk, DiskFile, Fault, Keep, MemoryDisk, OpenMode, RealDisk, SECTOR_BYTES, SimDisk,
     is_power_cut,
 };
+#[doc(hidden)]
+pub use log::fuzzing;
 pub use log::{
     Health, LOG_DIR, Log, LogConfig, LogError, LogMode, LogReader, LogThread, OnDurable, Opening,
 };

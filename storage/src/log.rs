@@ -20,6 +20,8 @@
 mod config;
 mod error;
 mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 mod group_log;
 mod reader;
 mod recovery;

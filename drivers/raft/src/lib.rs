@@ -18,6 +18,8 @@ mod config;
 mod core;
 mod engine;
 mod founding;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hello;
 #[cfg(test)]
 mod malformed;

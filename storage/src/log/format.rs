@@ -141,7 +141,7 @@ pub(super) struct BlockHeader {
 
 impl BlockHeader {
     /// Writes it over the first bytes, and sets its own checksum.
-    fn encode(&mut self, seed: u32, bytes: &mut [u8]) {
+    pub(super) fn encode(&mut self, seed: u32, bytes: &mut [u8]) {
         bytes[..4].copy_from_slice(&BLOCK_MAGIC.to_le_bytes());
         bytes[4..8].copy_from_slice(&(self.kind as u32).to_le_bytes());
         bytes[8..12].copy_from_slice(&self.len.to_le_bytes());
@@ -305,13 +305,9 @@ impl BlockBuilder {
 
     fn close_run(&mut self) {
         let body = self.run + RUN_HEADER;
-        let len = ((self.bytes.len() - body) as u32).to_le_bytes();
-        let crc = crc(self.seed, &[&len, &self.bytes[body..]]).to_le_bytes();
-        self.bytes[self.run..self.run + 4].copy_from_slice(&len);
-        self.bytes[self.run + 4..body].copy_from_slice(&crc);
-        let runs = self.runs.as_mut().expect("a block has begun");
-        runs.update(&len);
-        runs.update(&crc);
+        let head = run_head(self.seed, &self.bytes[body..]);
+        self.bytes[self.run..body].copy_from_slice(&head);
+        self.runs.as_mut().expect("a block has begun").update(&head);
         self.run = 0;
     }
 
@@ -472,6 +468,21 @@ pub(super) fn run_at(seed: u32, bytes: &[u8]) -> Option<&[u8]> {
     let (header, rest) = bytes.split_at(RUN_HEADER);
     let body = rest.get(..u32_at(header, 0) as usize)?;
     (crc(seed, &[&header[..4], body]) == u32_at(header, 4)).then_some(body)
+}
+
+/// The header of a run of these records.
+fn run_head(seed: u32, records: &[u8]) -> [u8; RUN_HEADER] {
+    let mut head = [0; RUN_HEADER];
+    head[..4].copy_from_slice(&(records.len() as u32).to_le_bytes());
+    let crc = crc(seed, &[&head[..4], records]);
+    head[4..].copy_from_slice(&crc.to_le_bytes());
+    head
+}
+
+/// The header of a run of these records, and the checksum for a block that has no other run.
+pub(super) fn run_seal(seed: u32, records: &[u8]) -> ([u8; RUN_HEADER], u32) {
+    let head = run_head(seed, records);
+    (head, crc(seed, &[&head]))
 }
 
 /// Bytes of records in a run with this header.

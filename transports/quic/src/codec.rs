@@ -77,7 +77,7 @@ impl Kind {
         Self::Welcome,
     ];
 
-    fn of(byte: u8) -> Option<Self> {
+    pub(crate) fn of(byte: u8) -> Option<Self> {
         Some(match byte {
             1 => Self::Hello,
             2 => Self::Channel,

@@ -50,6 +50,8 @@ mod dial;
 mod explain;
 mod files;
 mod frame_stream;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake_limit;
 mod hello;
 mod identity;
