@@ -141,6 +141,9 @@ impl Paths {
     }
 }
 
+/// What is said of a file in which redb panics.
+const NO_SENSE: &str = "its pages make no sense";
+
 /// The first failure, which ends all work.
 #[derive(Debug, Default)]
 struct Sticky {
@@ -538,13 +541,16 @@ fn add_up(
 }
 
 impl Sticky {
-    /// Does something whose failure ends all work.
+    /// Does something whose failure ends all work. redb panics where its pages make no sense, which is a failure too.
     fn run<T>(
         &self,
         what: &str,
         act: impl FnOnce() -> Result<T, redb::Error>,
     ) -> Result<T, CheckpointError> {
-        act().map_err(|error| self.fault(what, error))
+        match catch_unwind(AssertUnwindSafe(act)) {
+            Ok(done) => done.map_err(|error| self.fault(what, error)),
+            Err(_) => Err(self.fault(what, redb::Error::Corrupted(NO_SENSE.to_owned()))),
+        }
     }
 }
 
@@ -619,10 +625,7 @@ fn sound<T>(
     act: impl FnOnce() -> Result<T, CheckpointError>,
 ) -> Result<T, CheckpointError> {
     catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
-        Err(CheckpointError::Damaged {
-            path: path.to_owned(),
-            what: "its pages make no sense".to_owned(),
-        })
+        Err(CheckpointError::Damaged { path: path.to_owned(), what: NO_SENSE.to_owned() })
     })
 }
 

@@ -108,12 +108,13 @@ impl Pin {
     ) -> Result<(), CheckpointError> {
         let sticky = &self.inner.sticky;
         sticky.check()?;
-        let failed = |error| sticky.fault("read a checkpoint", error);
-        for pair in table.range::<&[u8]>(..).map_err(failed)? {
-            let (key, value) = pair.map_err(failed)?;
-            look(key.value(), value.value().len());
-        }
-        Ok(())
+        sticky.run("read a checkpoint", || {
+            for pair in table.range::<&[u8]>(..)? {
+                let (key, value) = pair?;
+                look(key.value(), value.value().len());
+            }
+            Ok(())
+        })
     }
 
     fn read(
@@ -125,19 +126,19 @@ impl Pin {
     ) -> Result<Vec<(Bytes, Bytes)>, CheckpointError> {
         let sticky = &self.inner.sticky;
         sticky.check()?;
-        let failed = |error| sticky.fault("read a checkpoint", error);
-        let range = table.range::<&[u8]>((from, Bound::Unbounded)).map_err(failed)?;
-        let (mut pairs, mut bytes) = (Vec::new(), 0);
-        for pair in range {
-            let full = pairs.len() >= pairs_max || bytes >= bytes_max;
-            if full && !pairs.is_empty() {
-                break;
+        sticky.run("read a checkpoint", || {
+            let (mut pairs, mut bytes) = (Vec::new(), 0);
+            for pair in table.range::<&[u8]>((from, Bound::Unbounded))? {
+                let full = pairs.len() >= pairs_max || bytes >= bytes_max;
+                if full && !pairs.is_empty() {
+                    break;
+                }
+                let (key, value) = pair?;
+                let (key, value) = (key.value(), value.value());
+                bytes += key.len() + value.len();
+                pairs.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
             }
-            let (key, value) = pair.map_err(failed)?;
-            let pair = (Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value.value()));
-            bytes += pair.0.len() + pair.1.len();
-            pairs.push(pair);
-        }
-        Ok(pairs)
+            Ok(pairs)
+        })
     }
 }

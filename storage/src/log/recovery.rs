@@ -528,6 +528,10 @@ impl Scan<'_> {
                 {
                     return unreachable(index);
                 }
+                if let Some(index) = indexes_of(&item).into_iter().find(|index| *index > INDEX_MAX)
+                {
+                    return unreachable(index);
+                }
                 building.add(item, Loc { segment: self.segment, run: run as u32, at: place });
             }
             at += len;
@@ -585,6 +589,22 @@ impl Scan<'_> {
             offset += now as u64;
         }
         Ok(())
+    }
+}
+
+/// No log comes so far, whatever jumps over; so sums of indexes have room.
+const INDEX_MAX: Index = 1 << 62;
+
+/// Every index that a record names.
+fn indexes_of(item: &Item) -> [Index; 2] {
+    match item {
+        Item::Record(Record::Put(Entry { index, .. }))
+        | Item::Record(Record::Cut { from: index } | Record::Trim { below: index })
+        | Item::Record(Record::Decide { index, .. } | Record::Note { index, .. })
+        | Item::Record(Record::Reset { index, .. })
+        | Item::Renew { index } => [*index, 0],
+        Item::Record(Record::State(_)) => [0, 0],
+        Item::Head { first, reset, .. } => [*first, reset.as_ref().map_or(0, |(index, _)| *index)],
     }
 }
 
