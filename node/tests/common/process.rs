@@ -92,6 +92,30 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    /// Waits for a line with these words, or for the end; whether the words came.
+    #[track_caller]
+    pub(crate) fn says(&mut self, words: &str) -> bool {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.said.push(line);
+                    if self.said.last().is_some_and(|line| line.contains(words)) {
+                        return true;
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("no {words:?} in:\n{}", self.said.join("\n"))
+                }
+            }
+        }
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     pub(crate) fn close_stdin(&mut self) {
         self.child.stdin = None;
     }
