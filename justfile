@@ -20,6 +20,10 @@ seeds count="1000" from="0" driver="local":
 seed number driver="local":
     cargo run --release -p quorate-sim -- --driver {{driver}} --seed {{number}} --trace
 
+# Fuzz one target, or list them.
+fuzz target="" seconds="60":
+    fuzz/run {{target}} {{ if target == "" { "" } else { seconds } }}
+
 # Every benchmark, or those whose id contains `only`.
 bench only="":
     cargo bench --workspace --benches -- {{only}}

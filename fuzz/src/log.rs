@@ -24,10 +24,18 @@ fn config() -> LogConfig {
     config
 }
 
-fn open(disk: Arc<dyn Disk>, durable_lsn: u64) -> Result<(Log, Found), LogError> {
-    let opening =
-        Opening { store: STORE, durable_lsn, floors: BTreeMap::new(), mode: LogMode::Create };
-    Log::open(disk, config(), &opening)
+type Opened = Result<(Log, Found), LogError>;
+
+fn create(disk: Arc<dyn Disk>) -> Opened {
+    Log::open(disk, config(), &opening(LogMode::Create, 0))
+}
+
+fn open(disk: Arc<dyn Disk>, durable_lsn: u64) -> Opened {
+    Log::open(disk, config(), &opening(LogMode::Existing, durable_lsn))
+}
+
+fn opening(mode: LogMode, durable_lsn: u64) -> Opening {
+    Opening { store: STORE, durable_lsn, floors: BTreeMap::new(), mode }
 }
 
 /// Blocks of anything, sealed: the log opens with what they say, or says why it does not.
@@ -78,7 +86,7 @@ struct Honest {
 
 static HONEST: LazyLock<Honest> = LazyLock::new(|| {
     let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
-    let (mut log, found) = open(Arc::clone(&disk), 0).expect("an empty directory");
+    let (mut log, found) = create(Arc::clone(&disk)).expect("an empty directory");
     let mut all = vec![found];
     let mut seqs = [0; 2];
     for (number, records) in (0_u64..).zip(workload()) {
