@@ -143,7 +143,7 @@ fn live(
     adversary: Adversary,
     broken: Broken,
     crashes: bool,
-) -> Result<u64, Violation> {
+) -> Result<(u64, u64), Violation> {
     let mut world = World::new(seed, count, model, liars, adversary, broken);
     for _ in 0..25 {
         if world.random.u32(..3) > 0 {
@@ -171,7 +171,7 @@ fn live(
             break;
         }
     }
-    world.finish(Duration::from_secs(120))
+    world.finish(Duration::from_secs(120)).map(|heights| (heights, world.evidence))
 }
 
 fn seeds() -> u64 {
@@ -183,14 +183,22 @@ fn seeds() -> u64 {
 }
 
 fn each_seed(count: u8, model: FaultModel, liars: u8, adversary: Adversary, crashes: bool) {
-    let mut heights = 0;
+    let (mut heights, mut evidence) = (0, 0);
     for seed in 0..seeds() {
         match live(seed, count, model, liars, adversary, Broken::No, crashes) {
-            Ok(decided) => heights += decided,
+            Ok((decided, found)) => {
+                heights += decided;
+                evidence += found;
+            }
             Err(violation) => panic!("{adversary:?}, n = {count}: {violation}"),
         }
     }
-    println!("{adversary:?}, n = {count}, {liars} of them lie: {heights} heights");
+    println!(
+        "{adversary:?}, n = {count}, {liars} of them lie: {heights} heights, {evidence} evidence"
+    );
+    if adversary == Adversary::Twins {
+        assert!(evidence > 0, "who says two things is found out");
+    }
 }
 
 macro_rules! scenarios {

@@ -27,7 +27,7 @@ use malachitebft_core_types::{
     RoundCertificateType, SignedMessage, SignedVote, ThresholdParam, ThresholdParams, Validity,
     ValueOrigin, ValuePayload, VoteExtensionPolicy,
 };
-use quorate_certificate::{FaultModel, Signature, ValidatorSet, ValueId};
+use quorate_certificate::{Evidence, FaultModel, Signature, ValidatorSet, ValueId};
 
 use self::context::{Address, Context, Height, Id, Proposal, Validators, Value, Vote};
 use self::wire::Said;
@@ -65,6 +65,8 @@ pub(crate) enum Act {
         /// The precommits of a quorum.
         signatures: Vec<(u64, Signature)>,
     },
+    /// Validators that said two things where they may say one.
+    Evidence(Vec<Evidence>),
     /// The engine must stop.
     Fault(String),
 }
@@ -516,7 +518,13 @@ impl Tendermint {
                 acts.push(Act::Decide { round, value: value_id.0, signatures });
                 resume.resume_with(())
             }
-            Effect::Finalize(_, _, _, resume) => resume.resume_with(()),
+            Effect::Finalize(_, _, found, resume) => {
+                let found = self.evidence_of(found);
+                if !found.is_empty() {
+                    acts.push(Act::Evidence(found));
+                }
+                resume.resume_with(())
+            }
         })
     }
 
@@ -537,6 +545,45 @@ impl Tendermint {
             };
             acts.push(Act::Note { note, is_own });
         }
+    }
+
+    /// What was found so far, for a height that does not come to its end here.
+    pub(crate) fn take_evidence(&mut self) -> Vec<Evidence> {
+        let Some(state) = &mut self.state else { return Vec::new() };
+        let found = consensus::MisbehaviorEvidence {
+            proposals: state.driver.take_proposal_evidence(),
+            votes: state.driver.take_vote_evidence(),
+        };
+        self.evidence_of(found)
+    }
+
+    fn evidence_of(&self, found: consensus::MisbehaviorEvidence<Context>) -> Vec<Evidence> {
+        let epoch = self.about.validators.epoch();
+        let place = |height: Height, round: Round| (epoch, height.0, round.as_u32().unwrap_or(0));
+        let mut evidence = Vec::new();
+        for (validator, pairs) in found.votes {
+            for (one, other) in pairs {
+                let at = place(one.message.height, one.message.round);
+                let kind = context::signed_kind(one.message.kind);
+                let vote = |vote: SignedVote<Context>| {
+                    (context::signed_value(&vote.message.value).copied(), vote.signature)
+                };
+                let votes = [vote(one), vote(other)];
+                evidence.extend(Evidence::votes(at, validator.0, kind, votes));
+            }
+        }
+        for (validator, pairs) in &found.proposals {
+            for (one, other) in pairs {
+                let at = place(one.message.height, one.message.round);
+                let proposal = |it: &core::SignedProposal<Context>| {
+                    let Proposal { value: Value(Id(value)), pol_round, .. } = it.message;
+                    (pol_round.as_u32(), value, it.signature.clone())
+                };
+                let proposals = [proposal(one), proposal(other)];
+                evidence.extend(Evidence::proposals(at, validator.0, proposals));
+            }
+        }
+        evidence
     }
 
     fn verify_polka(

@@ -94,6 +94,8 @@ pub(super) struct World {
     recorded: Vec<(usize, NodeId, Message)>,
     reads: u64,
     violation: Option<Violation>,
+    /// How many pieces of evidence honest nodes have found.
+    pub(super) evidence: u64,
 }
 
 pub(super) fn keys(count: u8) -> Vec<Arc<SigningKey>> {
@@ -151,6 +153,7 @@ impl World {
             recorded: Vec::new(),
             reads: 0,
             violation: None,
+            evidence: 0,
             liars,
         };
         for id in (1..=u64::from(count)).map(NodeId::new) {
@@ -225,7 +228,11 @@ impl World {
         node.last_durable = 0;
         match self.driver.open(&QuorumConfig::default(), opening, &mut node.out) {
             Ok(engine) => node.engine = Some(engine),
-            Err(words) => return self.broken_by(format!("a node does not open: {words}")),
+            Err(words) if self.is_honest(at) => {
+                return self.broken_by(format!("an honest node does not open: {words}"));
+            }
+            // It has journalled what its twin said, which is not what it said.
+            Err(_) => return,
         }
         self.turn(at);
     }
@@ -383,6 +390,7 @@ impl World {
     }
 
     fn judge_evidence(&mut self, at: usize, bytes: &Bytes) {
+        self.evidence += u64::from(self.is_honest(at));
         let found = quorate_certificate::Evidence::decode(bytes);
         match found {
             Ok(evidence) => {
@@ -647,7 +655,7 @@ impl World {
     }
 
     /// Ends all faults but those of liars: everything that was offered must be delivered everywhere.
-    pub(super) fn finish(mut self, patience: Duration) -> Result<Index, Violation> {
+    pub(super) fn finish(&mut self, patience: Duration) -> Result<Index, Violation> {
         self.healed = true;
         self.cut.clear();
         (0..self.nodes.len()).for_each(|at| self.start(at));
@@ -663,15 +671,15 @@ impl World {
             })
         };
         self.run(until, is_done);
-        if self.violation.is_none() && !is_done(&self) {
+        if self.violation.is_none() && !is_done(self) {
             let how_far: Vec<_> = honest
                 .iter()
                 .map(|at| (self.nodes[*at].applied, self.nodes[*at].delivered.len()))
                 .collect();
             self.broken_by(format!("not all that was offered ({all}) is delivered: {how_far:?}"));
         }
-        match self.violation {
-            Some(violation) => Err(violation),
+        match &self.violation {
+            Some(violation) => Err(violation.clone()),
             None => Ok(self.decided.len() as Index),
         }
     }

@@ -165,6 +165,7 @@ impl QuorumEngine {
                         Err(error) => self.fault = Some(format!("height {index}: {error}")),
                     }
                 }
+                Act::Evidence(found) => self.keep_evidence(found, out),
                 Act::Fault(words) => self.fault = Some(words),
             }
         }
@@ -234,7 +235,9 @@ impl QuorumEngine {
 
     /// Forgets what was about the present height.
     pub(super) fn end_height(&mut self, out: &mut Output) {
-        if let Some(height) = self.height.take() {
+        if let Some(mut height) = self.height.take() {
+            let found = height.take_evidence();
+            self.keep_evidence(found, out);
             out.timers.extend(height.timers().map(|timer| (TimerId(timer), None)));
         }
         self.has_work = false;

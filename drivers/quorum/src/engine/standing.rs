@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use quorate_certificate::{ChainId, FaultModel, VALIDATORS_MAX};
+use quorate_certificate::{ChainId, Evidence, FaultModel, SIGNATURE_BYTES_MAX, VALIDATORS_MAX};
 use quorate_engine::engine::{Outgoing, Output};
 use quorate_replicator::NodeId;
 use quorate_storage::Record;
@@ -27,13 +27,21 @@ pub(crate) type Incarnation = [u8; 16];
 
 const VERSION: u8 = 1;
 
-/// What is known of who may vote, and stored.
+/// Most pieces of evidence that are kept for one validator: the first prove it.
+const EVIDENCE_EACH: usize = 2;
+
+/// Most bytes of a piece of evidence: two signatures, and what they are for.
+const EVIDENCE_BYTES_MAX: usize = 2 * SIGNATURE_BYTES_MAX + 256;
+
+/// What is known of who may vote and who broke the rules, and stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Standing {
     /// From which height on this node votes; none while it is not known.
     pub(super) votes_from: Option<u64>,
     /// Under which directory each other node is known.
     known: BTreeMap<NodeId, Incarnation>,
+    /// Proof of who has said two things where one may be said.
+    evidence: Vec<Evidence>,
     /// What others have answered about this node's directory: whether it is the one that they know, and their claims.
     answers: BTreeMap<NodeId, (bool, u64)>,
 }
@@ -45,6 +53,10 @@ impl Standing {
         to.count(self.known.len());
         for (node, incarnation) in &self.known {
             to.u64(node.number()).array(incarnation);
+        }
+        to.count(self.evidence.len());
+        for evidence in &self.evidence {
+            to.bytes(&evidence.encode());
         }
         to.finish()
     }
@@ -64,8 +76,14 @@ impl Standing {
         for _ in 0..count {
             known.insert(NodeId::new(from.u64()?), from.array()?);
         }
+        let count = from.count(2 * VALIDATORS_MAX * EVIDENCE_EACH, 4)?;
+        let mut evidence = Vec::with_capacity(count);
+        for _ in 0..count {
+            let bytes = from.bytes(EVIDENCE_BYTES_MAX)?;
+            evidence.push(Evidence::decode(bytes).map_err(|_| StoredError::Malformed)?);
+        }
         from.finish()?;
-        Ok(Self { votes_from, known, answers: BTreeMap::new() })
+        Ok(Self { votes_from, known, evidence, answers: BTreeMap::new() })
     }
 }
 
@@ -172,6 +190,33 @@ impl QuorumEngine {
         self.standing.answers.clear();
         self.gate = out.write(true, Record::State(self.standing.encode(&self.chain)));
         out.timers.push((FOUND, None));
+    }
+
+    /// Keeps what proves that a validator broke the rules, if there is little of it yet, and hands it out.
+    pub(super) fn keep_evidence(&mut self, found: Vec<Evidence>, out: &mut Output) {
+        let before = self.standing.evidence.len();
+        for evidence in found {
+            let of = |known: &&Evidence| known.validator() == evidence.validator();
+            let is_known = self.standing.evidence.contains(&evidence);
+            if is_known || self.standing.evidence.iter().filter(of).count() >= EVIDENCE_EACH {
+                continue;
+            }
+            out.evidence.push(evidence.encode().into());
+            self.standing.evidence.push(evidence);
+        }
+        if self.standing.evidence.len() > before {
+            out.write(false, Record::State(self.standing.encode(&self.chain)));
+        }
+    }
+
+    /// What a validator was found to have done, in words.
+    pub(super) fn deed_of(&self, node: NodeId) -> Option<String> {
+        let of = |known: &&Evidence| known.validator() == node.number();
+        let evidence = self.standing.evidence.iter().find(of)?;
+        let (deed, height, round) = (evidence.deed(), evidence.height(), evidence.round());
+        Some(format!(
+            "{deed} at height {height}, round {round}: both signatures are kept; replace its key or the node"
+        ))
     }
 
     /// Why this node does not vote.

@@ -27,11 +27,14 @@ impl QuorumEngine {
             status.note =
                 "is of another cluster or has another genesis: compare the genesis files".into();
         }
+        if let Some(deed) = self.deed_of(node) {
+            status.note = deed;
+        }
         let Some(peer) = self.peers.get(&node) else { return status };
         status.last_contact = peer.heard.map(|at| self.now.saturating_sub(at));
         status.matched = peer.height;
         status.lag = peer.height.map(|height| self.mark.height.saturating_sub(height));
-        if peer.is_sent_snapshot {
+        if peer.is_sent_snapshot && status.note.is_empty() {
             status.note = "is sent a snapshot".into();
         }
         status
