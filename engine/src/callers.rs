@@ -172,6 +172,7 @@ impl<C: Callers> Calls<C> {
             Who::Many { decisions, left, error, .. } => {
                 match answer {
                     Ok(decision) => decisions[slot as usize] = Some(decision),
+                    Err(ProposeError::SessionEnded) => *error = Some(ProposeError::SessionEnded),
                     Err(problem) => {
                         error.get_or_insert(problem);
                     }
@@ -245,17 +246,22 @@ impl<C: Callers> Call<C> {
             Who::Elsewhere { .. } => return None,
             Who::One(who) => Answer::Propose(who, rest.expect("one frame has one answer")),
             Who::Many { who, decisions, error, .. } => {
-                let rest = match (error, rest) {
-                    (Some(error), _) | (None, Some(Err(error))) => {
-                        return Some(Answer::ProposeMany(who, Err(error)));
-                    }
-                    (None, Some(Ok(decision))) => Some(decision),
-                    (None, None) => None,
+                let none_is_decided = decisions.iter().all(Option::is_none);
+                let error = match (error, rest) {
+                    (Some(ProposeError::SessionEnded), _) => Some(ProposeError::SessionEnded),
+                    (_, Some(Err(error))) => Some(error),
+                    (error, None) => error.filter(|_| none_is_decided),
+                    (_, Some(Ok(_))) => None,
                 };
-                let decisions = decisions.into_iter().map(|decision| {
-                    decision.or_else(|| rest.clone()).expect("every frame was answered")
-                });
-                Answer::ProposeMany(who, Ok(decisions.collect()))
+                // That there was no room for some says nothing of the others: those are answered, and these are unknown.
+                let answer = match error {
+                    Some(error) => Err(error),
+                    None => Ok(decisions
+                        .into_iter()
+                        .map(|it| it.unwrap_or(Decision::Timeout))
+                        .collect()),
+                };
+                Answer::ProposeMany(who, answer)
             }
         })
     }

@@ -228,6 +228,13 @@ impl Sessions {
         Some(session)
     }
 
+    /// Whether a frame would find room in its session now. One whose session is not known here may.
+    pub(crate) fn takes(&self, frame: &Frame) -> bool {
+        let kept =
+            self.table.get(&frame.id.session).filter(|_| frame.role() == FrameRole::Mutation);
+        kept.is_none_or(|kept| kept.session.takes(frame, &self.limits))
+    }
+
     /// Keeps the reply of a frame that [`judge`](Self::judge) found fresh.
     pub(crate) fn reply(&mut self, id: FrameId, reply: &Bytes) {
         // The session or the serial may have gone in the same batch; its proposer wanted it so.
@@ -362,6 +369,17 @@ impl Session {
         self.decided.insert(at, decided);
         self.forget_replies(limits.reply_bytes_max);
         verdict
+    }
+
+    /// Whether a frame would find room, as [`judge`](Self::judge) sees it.
+    fn takes(&self, frame: &Frame, limits: &SessionLimits) -> bool {
+        let serial = frame.id.serial;
+        let settled = self.settled.max(frame.settled.min(serial));
+        self.decided.len() < limits.unsettled_max
+            || serial <= settled
+            || self.find(serial).is_ok()
+            || self.decided.len() - self.decided.partition_point(|it| it.serial < settled)
+                < limits.unsettled_max
     }
 
     /// Forgets the serials below `settled`.

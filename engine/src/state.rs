@@ -323,6 +323,11 @@ impl GroupState {
         is_known.then_some((*index, u32::MAX))
     }
 
+    /// Whether a frame would find room in its session now.
+    pub(crate) fn session_takes(&self, frame: &Frame) -> bool {
+        self.sessions.takes(frame)
+    }
+
     /// The frames of the last applied batch, by slot.
     pub(crate) fn judged(&self) -> impl Iterator<Item = (FrameId, PayloadHash)> + '_ {
         self.verdicts.iter().map(|(id, hash, _)| (*id, *hash))

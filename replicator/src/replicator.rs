@@ -56,7 +56,8 @@ pub trait Replicator: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// As for [`propose`](Self::propose). [`ProposeError::SessionEnded`] is of the first frame that met it; others of
-    /// the call may have been decided, and [`decision`](Self::decision) tells.
+    /// the call may have been decided, and [`decision`](Self::decision) tells. Where a session had room for some frames alone, the
+    /// others are answered [`Decision::Timeout`].
     ///
     /// # Cancel safety
     ///

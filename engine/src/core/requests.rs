@@ -24,7 +24,8 @@ impl<C: Callers> HostCore<C> {
         who: C::Propose,
         effects: &mut Effects<C>,
     ) {
-        if let Err(error) = self.admits(std::slice::from_ref(&frame)) {
+        let frames = std::slice::from_ref(&frame);
+        if let Err(error) = self.admits(frames).and_then(|()| self.sessions_take(frames)) {
             effects.answers.push(Answer::Propose(who, Err(error)));
             return;
         }
@@ -40,7 +41,7 @@ impl<C: Callers> HostCore<C> {
         who: C::ProposeMany,
         effects: &mut Effects<C>,
     ) {
-        if let Err(error) = self.admits(&frames) {
+        if let Err(error) = self.admits(&frames).and_then(|()| self.sessions_take(&frames)) {
             effects.answers.push(Answer::ProposeMany(who, Err(error)));
             return;
         }
@@ -121,6 +122,18 @@ impl<C: Callers> HostCore<C> {
             return Err(ProposeError::Overloaded { resource: Resource::Bytes, limit });
         }
         Ok(())
+    }
+
+    /// Whether the sessions have room for each of these frames, as far as this node knows. What is handed to another node cannot be
+    /// refused any more, so it is looked at here first.
+    fn sessions_take(&self, frames: &[HashedFrame]) -> Result<(), ProposeError> {
+        match frames.iter().all(|hashed| self.state.session_takes(&hashed.frame)) {
+            true => Ok(()),
+            false => Err(ProposeError::Overloaded {
+                resource: Resource::Unsettled,
+                limit: self.config.sessions.unsettled_max as u64,
+            }),
+        }
     }
 
     /// Asks for a read barrier.

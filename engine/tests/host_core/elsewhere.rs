@@ -116,6 +116,48 @@ fn a_new_leader_is_given_everything_that_is_open_in_its_order() {
 }
 
 #[test]
+fn what_a_session_has_no_room_for_is_not_forwarded() {
+    let mut config = config();
+    config.sessions.unsettled_max = 1;
+    let (script, mut desk) = open_with(config);
+    script.with(|script| script.led_by = Some(TWO));
+    desk.propose(opening(), LONG);
+    desk.propose(frame(1, 1, "a"), LONG);
+    desk.turn();
+    let forwarded = desk.forwarded().remove(0).1;
+    script.deliver(&mut desk, entry(1, &forwarded));
+    let call = desk.propose(Frame { settled: 1, ..frame(1, 2, "b") }, LONG);
+    desk.turn();
+    let full = ProposeError::Overloaded { resource: Resource::Unsettled, limit: 1 };
+    assert_eq!(desk.proposed.pop(), Some((call, Err(full))));
+    assert!(desk.forwarded().is_empty());
+    // What settles the one before has room.
+    desk.propose(Frame { settled: 2, ..frame(1, 2, "b") }, LONG);
+    desk.turn();
+    assert_eq!(desk.forwarded().len(), 1);
+}
+
+#[test]
+fn that_one_copy_finds_no_room_is_no_refusal() {
+    let mut config = config();
+    config.sessions.unsettled_max = 1;
+    let (script, mut desk) = open_with(config);
+    script.with(|script| script.led_by = Some(TWO));
+    desk.propose(opening(), LONG);
+    desk.propose(frame(1, 1, "a"), LONG);
+    let call = desk.propose(Frame { settled: 1, ..frame(1, 2, "b") }, LONG);
+    desk.turn();
+    let first = desk.forwarded().remove(0).1;
+    script.with(|script| script.led_by = Some(THREE));
+    desk.turn();
+    assert_eq!(desk.forwarded().len(), 1, "the new leader has a copy, too");
+    script.deliver(&mut desk, entry(1, &first));
+    // The other copy may be decided when there is room.
+    let answer = desk.proposed.iter().find(|(who, _)| *who == call).map(|(_, answer)| answer);
+    assert_eq!(answer, Some(&Ok(Decision::Timeout)));
+}
+
+#[test]
 fn what_does_not_move_is_forwarded_again() {
     let (_script, mut desk) = led();
     desk.propose(frame(1, 1, "x"), LONG);

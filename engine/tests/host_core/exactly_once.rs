@@ -1,6 +1,7 @@
 //! Sessions: what makes each frame happen once.
 use crate::desk::*;
-use quorate_engine::CheckpointPolicy;
+use crate::scripted::LONG;
+use quorate_engine::{CheckpointPolicy, HashedFrame};
 use quorate_replicator::*;
 
 fn accepted(decision: Result<Decision, ProposeError>) -> (Position, String) {
@@ -95,6 +96,28 @@ fn a_session_has_room_for_so_many_unsettled_serials() {
     assert_eq!(desk.decide(frame(1, 4, "x")), Err(full));
     // Refusing it decided nothing: with room it is accepted.
     assert_eq!(accepted(desk.decide(Frame { settled: 3, ..frame(1, 4, "x") })).1, "4");
+}
+
+#[test]
+fn a_list_for_which_a_session_has_room_in_part_is_not_refused() {
+    let mut config = config();
+    config.sessions.unsettled_max = 2;
+    let mut desk = Desk::open(config);
+    desk.open_session(1);
+    let list =
+        |serials: std::ops::Range<u64>| serials.map(|it| Frame { settled: 1, ..frame(1, it, "x") });
+    let mut decide = |frames: Vec<Frame>| {
+        let (now, who) = (desk.now, desk.number());
+        let frames = frames.into_iter().map(HashedFrame::from).collect();
+        desk.core.propose_many(frames, now + LONG, who, &mut desk.effects);
+        desk.run();
+        desk.proposed_many.pop().unwrap().1
+    };
+    let answer = decide(list(1..4).collect()).unwrap();
+    assert!(matches!(answer[..], [Decision::Accept(_), Decision::Accept(_), Decision::Timeout]));
+    // One for which it has none at all is.
+    let full = ProposeError::Overloaded { resource: Resource::Unsettled, limit: 2 };
+    assert_eq!(decide(list(4..6).collect()), Err(full));
 }
 
 #[test]
