@@ -166,6 +166,11 @@ impl<C: Callers> Reads<C> {
 
     /// Takes the reads that can be served now that everything up to `applied` is applied.
     pub(crate) fn served(&mut self, applied: Index) -> Vec<Waiting<C>> {
+        #[cfg(quorate_planted)]
+        let applied = match quorate_planted::Bug::ReadAtApplied.is_planted() {
+            true => Index::MAX,
+            false => applied,
+        };
         let mut served = Vec::new();
         for (_, at, waiting) in self.confirmed.extract_if(.., |(index, ..)| *index <= applied) {
             self.fresh_at = self.fresh_at.max(Some(at));

@@ -261,6 +261,8 @@ impl Sessions {
         }
         let Ok(place) = session.find(id.serial) else { return Lookup::Undecided };
         let decided = &session.decided[place];
+        #[cfg(quorate_planted)]
+        let hash = hash.filter(|_| !quorate_planted::Bug::IdReused.is_planted());
         if hash.is_some_and(|hash| hash != decided.hash) {
             return Lookup::Decided(Decision::Reject(Rejection::IdReused));
         }
@@ -344,6 +346,10 @@ impl Session {
             return Verdict::SessionEnded;
         }
         let at = match self.find(serial) {
+            #[cfg(quorate_planted)]
+            Ok(at) if quorate_planted::Bug::AppliedTwice.is_planted() => at,
+            #[cfg(quorate_planted)]
+            Ok(_) if quorate_planted::Bug::IdReused.is_planted() => return Verdict::Repeated,
             Ok(found) if self.decided[found].hash != hash => {
                 return Verdict::Rejected(Rejection::IdReused);
             }
@@ -352,7 +358,10 @@ impl Session {
         };
         // The oldest open serial always has room: it is what the proposer must have answered before it can settle
         // anything, so refusing it would leave the session full for ever.
-        if self.decided.len() >= limits.unsettled_max && serial > self.settled {
+        let is_oldest = serial <= self.settled;
+        #[cfg(quorate_planted)]
+        let is_oldest = is_oldest && !quorate_planted::Bug::OldestRefused.is_planted();
+        if self.decided.len() >= limits.unsettled_max && !is_oldest {
             return Verdict::NoRoom(Resource::Unsettled, limits.unsettled_max as u64);
         }
         let rejection = if frame.valid_until.is_some_and(|until| until < now) {
@@ -479,7 +488,14 @@ struct StoredDecided<'a> {
 
 impl<'a> StoredSession<'a> {
     fn of(session: &'a Session) -> Self {
-        let decided = session.decided.iter().map(|decided| {
+        let decided = session.decided.iter();
+        #[cfg(quorate_planted)]
+        let decided = decided.take(if quorate_planted::Bug::SerialsNotStored.is_planted() {
+            0
+        } else {
+            usize::MAX
+        });
+        let decided = decided.map(|decided| {
             let (rejected, reply) = match &decided.outcome {
                 Outcome::Accepted(Reply::Known(reply)) => (None, Some(&reply[..])),
                 Outcome::Accepted(Reply::Forgotten) => (None, None),

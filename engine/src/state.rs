@@ -178,6 +178,10 @@ impl GroupState {
         }
         (self.epoch, self.began) = (words.epoch, words.began);
         self.log_time = LogTime::from_ms(words.log_time);
+        #[cfg(quorate_planted)]
+        if quorate_planted::Bug::LogTimeNotRestored.is_planted() {
+            self.log_time = LogTime::ZERO;
+        }
         self.accepted = words.accepted;
         self.history = History::new(index, history);
         self.sessions = sessions;
@@ -199,7 +203,14 @@ impl GroupState {
     ) -> AppliedBatch {
         assert_eq!(index, self.history.index() + 1, "batches are applied in order");
         // A proposer whose estimate is behind must not turn time back.
-        self.log_time = self.log_time.max(stamped);
+        let before = self.log_time;
+        #[cfg(quorate_planted)]
+        let before = match quorate_planted::Bug::LogTimeBack.is_planted() && stamped > LogTime::ZERO
+        {
+            true => LogTime::ZERO,
+            false => before,
+        };
+        self.log_time = before.max(stamped);
         self.sessions.expire(self.log_time);
         self.verdicts.clear();
         let mut fresh = Vec::with_capacity(frames.size_hint().0);
@@ -284,6 +295,10 @@ impl GroupState {
     }
 
     fn note_skips(&mut self, index: Index, fresh: usize) {
+        #[cfg(quorate_planted)]
+        if quorate_planted::Bug::SkipsForgotten.is_planted() {
+            return;
+        }
         if fresh == self.verdicts.len() {
             return;
         }
@@ -355,6 +370,11 @@ impl GroupState {
             began: self.began.clone(),
         };
         let sessions = self.sessions.begin_checkpoint();
+        #[cfg(quorate_planted)]
+        let sessions = match quorate_planted::Bug::SessionsNotStored.is_planted() {
+            true => self.sessions.begin_checkpoint(),
+            false => sessions,
+        };
         let changed = std::mem::take(&mut self.skips_changed);
         let skips: Vec<_> =
             changed.into_iter().map(|index| (index, self.skips.get(&index).cloned())).collect();

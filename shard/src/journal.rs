@@ -127,6 +127,8 @@ impl Journal {
         } else {
             mark.in_checkpoint()
         };
+        #[cfg(quorate_planted)]
+        let in_checkpoint = in_checkpoint && !quorate_planted::Bug::ChangeNotStored.is_planted();
         if in_checkpoint {
             self.removed.insert(Removed::Row { shard: Arc::clone(shard), table, key });
         }

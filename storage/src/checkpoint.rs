@@ -249,6 +249,14 @@ impl CheckpointStore {
             None => self.create()?,
         };
         let CheckpointWrite { meta, machine_pairs, host_pairs } = write;
+        #[cfg(quorate_planted)]
+        if quorate_planted::Bug::IndexBeforeData.is_planted() {
+            self.sticky.run("write a checkpoint", || {
+                let transaction = durable(&database)?;
+                put_meta(&transaction, &meta, &summary)?;
+                Ok(transaction.commit()?)
+            })?;
+        }
         self.sticky.run("write a checkpoint", || {
             let transaction = durable(&database)?;
             put_pairs(&transaction, MACHINE, machine_pairs, &mut summary.machine)?;

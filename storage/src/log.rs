@@ -610,7 +610,13 @@ impl Log {
     fn sync_block(&mut self) -> Result<Option<InFlight>, LogError> {
         let Some(block) = self.in_flight.take() else { return Ok(None) };
         let start = self.flush_latency.is_none().then(Instant::now);
-        if let Err(error) = self.active.file.sync() {
+        let synced = self.active.file.sync();
+        #[cfg(quorate_planted)]
+        let synced = match quorate_planted::Bug::SyncRetried.is_planted() {
+            true => synced.or_else(|_| self.active.file.sync()),
+            false => synced,
+        };
+        if let Err(error) = synced {
             return Err(self.shared.fault(&format!("sync a block: {error}")));
         }
         if let Some(start) = start {

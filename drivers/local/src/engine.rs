@@ -124,7 +124,10 @@ impl Engine for LocalEngine {
         let placed = Placed { index: self.last, tag: Tag::ZERO };
         let entry = Entry { index: placed.index, tag: placed.tag, head: Bytes::new(), body: batch };
         let put = out.write(true, Record::Put(entry.clone()));
-        out.deliveries.push(delivery(put, entry));
+        let after = put;
+        #[cfg(quorate_planted)]
+        let after = if quorate_planted::Bug::AnsweredUnsynced.is_planted() { 0 } else { after };
+        out.deliveries.push(delivery(after, entry));
         self.in_flight.push_back((put, placed.index));
         Ok(placed)
     }

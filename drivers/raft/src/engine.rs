@@ -111,6 +111,11 @@ impl RaftEngine {
     ) -> Result<Self, String> {
         let Opening { node, members: mut founders, incarnation, seed, checkpoint, log, .. } =
             opening;
+        #[cfg(quorate_planted)]
+        let incarnation = match quorate_planted::Bug::WipedRejoins.is_planted() {
+            true => [node.number() as u8; 16],
+            false => incarnation,
+        };
         founders.sort_unstable();
         founders.dedup();
         if founders.len() > MEMBERS_MAX {

@@ -77,6 +77,15 @@ impl Reads {
         if core.leader().is_none() || self.waited > patience.read {
             return self.put_off(out);
         }
+        #[cfg(quorate_planted)]
+        if core.leads()
+            && (quorate_planted::Bug::ReadOnLease.is_planted()
+                || quorate_planted::Bug::NoReadBarrier.is_planted()
+                    && !core.knows_what_is_decided())
+        {
+            let at = ReadAnswer::At(core.committed());
+            return out.reads.extend(self.waiting.drain(..).map(|read| (read, at)));
+        }
         if core.leads() && !core.knows_what_is_decided() {
             // Until an entry of its own term is decided, a leader may not know the last decisions of the one before.
             return;

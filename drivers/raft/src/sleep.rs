@@ -78,6 +78,10 @@ impl RaftEngine {
 
     pub(crate) fn wake(&mut self, out: &mut Output) {
         self.sleep.quiet = 0;
+        #[cfg(quorate_planted)]
+        if quorate_planted::Bug::NeverWakes.is_planted() {
+            return;
+        }
         let Some(since) = self.sleep.since.take() else { return };
         out.timers.push((TICK, Some(self.timing.tick)));
         // Nobody is missed for a time in which nobody had to speak.

@@ -230,6 +230,11 @@ impl<C: Callers> HostCore<C> {
             }
             Some(asked) => (asked.index, asked.slot),
         };
+        #[cfg(quorate_planted)]
+        let given = match quorate_planted::Bug::GivenAgain.is_planted() {
+            true => (given.0.saturating_sub(1), given.1),
+            false => given,
+        };
         let first_wanted = if given.1 == u32::MAX { given.0 + 1 } else { given.0 };
         if first_wanted < self.log_first && first_wanted <= reached.index {
             return Err(self.compacted());

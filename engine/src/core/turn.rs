@@ -176,6 +176,11 @@ impl<C: Callers> HostCore<C> {
         }
         self.sends.extend(self.out.sends.drain(..));
         let durable = self.durable;
+        #[cfg(quorate_planted)]
+        let durable = match quorate_planted::Bug::HeldSendsGoEarly.is_planted() {
+            true => self.out.last_seq(),
+            false => durable,
+        };
         let mut held = VecDeque::new();
         for send in self.sends.drain(..) {
             if send.after <= durable {

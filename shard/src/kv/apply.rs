@@ -111,6 +111,10 @@ fn delete(
 }
 
 fn holds(condition: Condition<'_>, row: Option<KvRow<'_>>) -> bool {
+    #[cfg(quorate_planted)]
+    if quorate_planted::Bug::CompareIgnored.is_planted() {
+        return true;
+    }
     match (condition, row) {
         (Condition::Missing | Condition::Revision(0), row) => row.is_none(),
         (Condition::Exists, row) => row.is_some(),

@@ -242,6 +242,17 @@ impl SimDisk {
         self.damage(path, range, |byte| *byte = 0);
     }
 
+    /// Puts bytes where they do not belong, in the current and in the stable image.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such file or range.
+    pub fn overwrite(&self, path: &str, offset: u64, bytes: &[u8]) {
+        for (at, byte) in (offset..).zip(bytes) {
+            self.damage(path, at..at + 1, |old| *old = *byte);
+        }
+    }
+
     fn damage(&self, path: &str, range: Range<u64>, act: impl Fn(&mut u8)) {
         let mut sim = self.sim();
         let id = *sim.names.get(path).unwrap_or_else(|| panic!("no file {path}"));

@@ -104,7 +104,10 @@ pub(super) fn recover(
         end = Some(found.end);
     }
     if let (Some(end), Some(&first)) = (&end, segments.first()) {
-        if end.next_lsn <= opening.durable_lsn {
+        let known = opening.durable_lsn;
+        #[cfg(quorate_planted)]
+        let known = if quorate_planted::Bug::DamageIsTornTail.is_planted() { 0 } else { known };
+        if end.next_lsn <= known {
             return Err(LogError::Corrupt {
                 segment: u64::from(end.segment),
                 offset: end.offset,
@@ -159,6 +162,10 @@ pub(super) fn recover(
 /// written, and a further sync says that all is well although the disk has none of it. Only writing it again makes
 /// that sync true. Every block before the last was synced before the next one was written. Gives the time of that sync.
 fn rewrite_last_block(disk: &dyn Disk, file: &dyn DiskFile, end: &End) -> io::Result<Duration> {
+    #[cfg(quorate_planted)]
+    if quorate_planted::Bug::LastBlockTrusted.is_planted() {
+        return Ok(Duration::ZERO);
+    }
     let mut offset = end.last_block;
     let mut bytes = vec![0; WINDOW_BYTES as usize];
     while offset < end.offset {
@@ -544,6 +551,10 @@ impl Scan<'_> {
 
     /// A segment that has a successor ends where that begins.
     fn check_next(&self, found: &Scanned, next: &SegmentHeader) -> Result<(), LogError> {
+        #[cfg(quorate_planted)]
+        if quorate_planted::Bug::DamageIsTornTail.is_planted() {
+            return Ok(());
+        }
         if found.end.next_lsn == next.first_lsn && found.end.chain == next.chain {
             return Ok(());
         }
@@ -563,6 +574,14 @@ impl Scan<'_> {
         opening: &Opening,
     ) -> Result<(), LogError> {
         let end = &found.end;
+        #[cfg(quorate_planted)]
+        if quorate_planted::Bug::DamageIsTornTail.is_planted() {
+            return Ok(());
+        }
+        #[cfg(quorate_planted)]
+        if quorate_planted::Bug::TornTailIsDamage.is_planted() && found.why.contains("checksum") {
+            return Err(self.corrupt(end.offset, None, found.why));
+        }
         if end.next_lsn <= opening.durable_lsn {
             let what = format!(
                 "{}, but block {} is known to have been durable",

@@ -15,6 +15,12 @@ impl Core {
     pub(crate) fn settle(&mut self, now: Now, out: &mut Output) -> Turn {
         let mut turn = Turn::default();
         self.flush_proposals();
+        #[cfg(quorate_planted)]
+        if quorate_planted::Bug::OldTermCounted.is_planted() && self.leads() {
+            let (counted, _) = self.raw.raft.mut_prs().maximal_committed_index();
+            let decided = counted.max(self.committed());
+            self.raw.raft.raft_log.commit_to(decided);
+        }
         loop {
             self.look();
             if !self.raw.has_ready() {
@@ -41,6 +47,8 @@ impl Core {
         }
         if let Some(hard) = ready.hs() {
             let ballot = (hard.term, hard.vote) != (self.stored.term, self.stored.vote);
+            #[cfg(quorate_planted)]
+            let ballot = ballot && !quorate_planted::Bug::TermNotStored.is_planted();
             let changed = self.undecided_changes.front().is_some_and(|at| *at <= hard.commit);
             self.undecided_changes.retain(|at| *at > hard.commit);
             let due = ballot || changed || must && hard.commit > self.stored.commit;
@@ -65,6 +73,18 @@ impl Core {
             // The reply to a heartbeat promises no more than a term.
             let after = match message.get_msg_type() {
                 MessageType::MsgHeartbeatResponse => self.state_seq,
+                #[cfg(quorate_planted)]
+                MessageType::MsgRequestVoteResponse
+                    if quorate_planted::Bug::VoteNotSynced.is_planted() =>
+                {
+                    0
+                }
+                #[cfg(quorate_planted)]
+                MessageType::MsgAppendResponse
+                    if quorate_planted::Bug::AckNotSynced.is_planted() =>
+                {
+                    self.state_seq
+                }
                 _ => self.flush_seq,
             };
             self.sort(message, after, turn);
@@ -74,7 +94,10 @@ impl Core {
         let decided = ready.take_committed_entries();
         let number = ready.number();
         self.raw.advance_append_async(ready);
-        if self.persisting.is_empty() && gate <= self.durable {
+        let is_durable = gate <= self.durable;
+        #[cfg(quorate_planted)]
+        let is_durable = is_durable || quorate_planted::Bug::LeaderNotSynced.is_planted();
+        if self.persisting.is_empty() && is_durable {
             self.raw.on_persist_ready(number);
         } else {
             self.persisting.push_back(Persisting { seq: gate, number, since: now, must });
@@ -86,7 +109,10 @@ impl Core {
 
     pub(super) fn write_entries(&mut self, entries: Vec<CoreEntry>, out: &mut Output) {
         let from = entries.first().map_or(0, |entry| entry.index);
-        if from <= self.store().last() {
+        let is_cut = from <= self.store().last();
+        #[cfg(quorate_planted)]
+        let is_cut = is_cut && !quorate_planted::Bug::NeverCut.is_planted();
+        if is_cut {
             out.write(true, Record::Cut { from });
         }
         self.undecided_changes.retain(|at| *at < from);
@@ -125,7 +151,13 @@ impl Core {
             unreachable!("the core takes only snapshots that were staged")
         };
         assert_eq!(at, index, "the snapshot that was staged last is the one that is taken");
-        out.write(true, Record::Reset { index, mark: mark.clone() });
+        let reset = Record::Reset { index, mark: mark.clone() };
+        #[cfg(quorate_planted)]
+        let reset = match quorate_planted::Bug::SnapshotWithoutReset.is_planted() {
+            true => Record::Trim { below: 1 },
+            false => reset,
+        };
+        out.write(true, reset);
         let after = out.last_seq();
         self.state_seq = after;
         self.undecided_changes.clear();
@@ -145,6 +177,10 @@ impl Core {
             self.change(entry.index, &entry.data, turn, out);
         }
         let changed_at = self.members.changed_at();
+        #[cfg(quorate_planted)]
+        if quorate_planted::Bug::OldMembersStored.is_planted() {
+            (self.mark.0, self.mark.1) = (entry.term, changed_at);
+        }
         if (self.mark.0, self.mark.1) != (entry.term, changed_at) {
             let mark = Mark { term: entry.term, members: self.members.clone() };
             self.mark = (entry.term, changed_at, mark.encode());
@@ -200,6 +236,10 @@ impl Core {
         while let Some((placed, bytes)) = self.mine.front()
             && (!self.leads() || placed.tag != current)
         {
+            #[cfg(quorate_planted)]
+            if quorate_planted::Bug::OtherBatch.is_planted() {
+                return;
+            }
             out.released.push(*placed);
             self.mine_bytes -= bytes;
             self.mine.pop_front();
