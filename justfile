@@ -24,6 +24,10 @@ seed number driver="local":
 fuzz target="" seconds="60":
     fuzz/run {{target}} {{ if target == "" { "" } else { seconds } }}
 
+# Look for each planted bug, and write the table of docs/testing.md anew.
+planted:
+    RUSTFLAGS="--cfg quorate_planted" cargo run --release --target-dir target/planted -p quorate-sim -- --planted --jobs 2 --table docs/testing.md
+
 # Every benchmark, or those whose id contains `only`.
 bench only="":
     cargo bench --workspace --benches -- {{only}}

@@ -1,19 +1,26 @@
 //! Clients: they open sessions, propose, repeat what has no answer, and settle what has one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_replicator::{Decision, Frame, FrameId, ProposeError, Rejection, SessionId, ShardKey};
+use quorate_conformance::linearizable::What;
+use quorate_replicator::{
+    Decision, Frame, FrameId, LogTime, ProposeError, Rejection, SessionId, ShardKey,
+};
 use quorate_shard::kv::{Compare, Condition, Op, Transaction, TransactionOp};
 
 use crate::oracle::{Checked, violation};
+use crate::registers;
 
 /// Most frames of a client that are open in requests of one frame each.
 const SINGLES_MAX: usize = 6;
 
-/// Most frames of a client that are open: what all clients have open fits into one batch of a small log.
+/// Most frames of a client that are open, unless its lists are long: what all clients have open fits into one batch of the log.
 const OPEN_MAX: usize = 40;
+
+/// Longer lists than this are of small frames.
+const LONG_LIST: usize = 100;
 
 /// A frame that has no answer.
 #[derive(Debug)]
@@ -40,6 +47,10 @@ pub(crate) struct Client {
     next: u64,
     /// Most frames of a list.
     list_max: usize,
+    /// Whether it works on keys whose history is judged, what it wrote to each last, and what it did since somebody looked.
+    registers: bool,
+    written: HashMap<u32, u64>,
+    made: Vec<(FrameId, u32, What)>,
     open: BTreeMap<u64, Open>,
     requests: Vec<Request>,
     /// Until then a copy of the frame that opened the session may be on its way.
@@ -50,9 +61,12 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// A client that proposes lists of up to so many frames.
-    pub(crate) fn new(number: u8, list_max: usize) -> Self {
+    /// A client that proposes lists of up to so many frames; with `registers`, some on keys whose history is judged.
+    pub(crate) fn new(number: u8, list_max: usize, registers: bool) -> Self {
         Self {
+            registers,
+            written: HashMap::new(),
+            made: Vec::new(),
             number,
             generation: 0,
             opened: false,
@@ -77,6 +91,7 @@ impl Client {
         &mut self,
         rng: &mut fastrand::Rng,
         now: Duration,
+        log_time: LogTime,
         call: u64,
     ) -> Option<Vec<Frame>> {
         let shard = ShardKey::new("sim", "ns0").expect("a name");
@@ -97,8 +112,8 @@ impl Client {
         }
         let waiting: Vec<usize> =
             (0..self.requests.len()).filter(|place| self.requests[*place].call.is_none()).collect();
-        let many =
-            self.requests.len() >= SINGLES_MAX || self.open.len() >= OPEN_MAX - self.list_max;
+        let many = self.requests.len() >= SINGLES_MAX
+            || self.open.len() + self.list_max >= self.open_max();
         let place = if !waiting.is_empty() && (many || rng.u8(..4) > 0) {
             waiting[rng.usize(..waiting.len())]
         } else if many {
@@ -106,10 +121,14 @@ impl Client {
         } else {
             let frames =
                 if self.list_max > 1 && rng.bool() { rng.usize(2..=self.list_max) } else { 1 };
-            let frames = (0..frames).map(|_| self.frame(rng)).collect();
+            let frames = (0..frames).map(|_| self.frame(rng, log_time)).collect();
             self.begin(frames)
         };
         Some(self.attempt(place, call))
+    }
+
+    fn open_max(&self) -> usize {
+        OPEN_MAX.max(2 * self.list_max)
     }
 
     /// A call may take until then.
@@ -119,12 +138,19 @@ impl Client {
         }
     }
 
-    fn frame(&mut self, rng: &mut fastrand::Rng) -> Frame {
+    fn frame(&mut self, rng: &mut fastrand::Rng, log_time: LogTime) -> Frame {
         let serial = self.next;
         self.next += 1;
         let id = FrameId { session: self.session(), serial };
         let shard = ShardKey::new("sim", &format!("ns{}", rng.u8(..3))).expect("a name");
-        Frame::new(id, shard, self.op(rng, serial))
+        if self.registers && rng.u8(..3) == 0 {
+            return self.register_frame(rng, id);
+        }
+        let mut frame = Frame::new(id, shard, self.op(rng, serial));
+        if rng.u8(..12) == 0 {
+            frame.valid_until = Some(log_time.plus_ms(rng.u64(..2000)));
+        }
+        frame
     }
 
     fn begin(&mut self, frames: Vec<Frame>) -> usize {
@@ -155,12 +181,34 @@ impl Client {
         Some(self.attempt(place, call))
     }
 
+    /// Some operation on a key whose history is judged.
+    fn register_frame(&mut self, rng: &mut fastrand::Rng, id: FrameId) -> Frame {
+        let key = rng.u32(..registers::KEYS);
+        let value = u64::from(self.number) << 48 | u64::from(self.generation) << 40 | id.serial;
+        let what = match rng.u8(..6) {
+            0 => What::Delete { existed: None },
+            1 => What::Swap { expected: None, value, done: None },
+            2 => What::Swap { expected: self.written.get(&key).copied(), value, done: None },
+            _ => What::Put { value },
+        };
+        self.written.insert(key, value);
+        self.made.push((id, key, what));
+        registers::frame(id, key, what)
+    }
+
+    /// The calls on keys whose history is judged that were made since somebody looked.
+    pub(crate) fn made(&mut self) -> Vec<(FrameId, u32, What)> {
+        std::mem::take(&mut self.made)
+    }
+
     /// Some operation on few keys, so that they meet. Each value is written once.
     fn op(&self, rng: &mut fastrand::Rng, serial: u64) -> Bytes {
         let key = format!("key{}", rng.u8(..8));
         let other = format!("key{}", rng.u8(..8));
         let mut value = format!("{}/{}/{serial}/", self.number, self.generation);
-        value.extend(std::iter::repeat_n('x', rng.usize(..200)));
+        if self.list_max < LONG_LIST {
+            value.extend(std::iter::repeat_n('x', rng.usize(..200)));
+        }
         let (key, other, value) = (key.as_bytes(), other.as_bytes(), value.as_bytes());
         match rng.u8(..10) {
             0 => Op::delete(key),
@@ -248,7 +296,9 @@ impl Client {
     fn settle(&mut self, serial: u64) {
         self.open.remove(&serial);
         for request in &mut self.requests {
-            request.serials.retain(|open| *open != serial);
+            if let Ok(at) = request.serials.binary_search(&serial) {
+                request.serials.remove(at);
+            }
         }
         self.requests.retain(|request| !request.serials.is_empty());
     }
@@ -308,4 +358,10 @@ impl Client {
     pub(crate) fn is_done(&self) -> bool {
         self.open.is_empty()
     }
+}
+
+/// Whether an error says that none of so many frames of its call will be decided.
+pub(crate) fn refuses_all(error: &ProposeError, frames: usize) -> bool {
+    // That a session has ended is said of one frame; others of the call may have been decided.
+    !error.may_commit() && (frames == 1 || *error != ProposeError::SessionEnded)
 }

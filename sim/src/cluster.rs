@@ -31,12 +31,14 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use quorate_engine::engine::{Admin, EngineDriver, Input};
-use quorate_replicator::{NodeId, OpenError};
-use quorate_storage::Keep;
+use quorate_replicator::{NodeId, OpenError, Position};
+use quorate_storage::{Keep, Tag};
 
 use crate::client::Client;
 use crate::node::{Life, Node};
 use crate::oracle::{Checked, Oracle, Violation, violation};
+
+use crate::registers::Registers;
 
 use event::{Event, Queue};
 use laws::Laws;
@@ -78,6 +80,7 @@ struct Cluster<'t, D: EngineDriver> {
     trace: Option<&'t mut dyn FnMut(&str)>,
     driver: Arc<D>,
     config: D::Config,
+    term_of: fn(Tag) -> Option<u64>,
     swarm: Swarm,
     now: Duration,
     queue: Queue,
@@ -86,6 +89,8 @@ struct Cluster<'t, D: EngineDriver> {
     streams: Streams,
     operator: Operator,
     clients: Vec<Client>,
+    /// Whom a client was told to ask.
+    hints: HashMap<usize, NodeId>,
     /// Who waits for the answer to a proposal.
     calls: HashMap<u64, Waits>,
     reads: HashMap<u64, workload::Read>,
@@ -94,8 +99,11 @@ struct Cluster<'t, D: EngineDriver> {
     probes: BTreeMap<usize, workload::Probe>,
     /// Who must converge, once everything is healed.
     healed: Vec<usize>,
+    /// When the newest acknowledged position was which.
+    acknowledged: Vec<(Duration, Position)>,
     next_call: u64,
     oracle: Oracle,
+    registers: Registers,
     laws: Laws,
     report: ClusterReport,
     hasher: DefaultHasher,
@@ -115,13 +123,15 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
         let founders = ids[..swarm.founders].to_vec();
         let machine = |id: &NodeId| Machine::new(*id, &mut rng, swarm.clock_ppm, &founders);
         let machines: Vec<_> = ids.iter().map(machine).collect();
-        let network =
-            Network::new(rng.u64(..), swarm.nodes, swarm.calm.clone(), swarm.storm.clone());
-        let clients =
-            (0..swarm.clients).map(|number| Client::new(number, swarm.list_max)).collect();
+        let weather = (swarm.calm.clone(), swarm.storm.clone());
+        let network = Network::new(rng.u64(..), swarm.nodes, weather, swarm.keeps_contract);
+        let clients = (0..swarm.clients)
+            .map(|number| Client::new(number, swarm.list_max, swarm.registers))
+            .collect();
         Self {
             driver: Arc::new(subject.driver()),
             config: subject.config(&swarm.tuning),
+            term_of: subject.term_of(),
             rng,
             trace,
             swarm,
@@ -132,13 +142,16 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
             streams: Streams::default(),
             operator: Operator::default(),
             clients,
+            hints: HashMap::new(),
             calls: HashMap::new(),
             reads: HashMap::new(),
             questions: HashMap::new(),
             probes: BTreeMap::new(),
             healed: Vec::new(),
+            acknowledged: Vec::new(),
             next_call: 1,
             oracle: Oracle::new(),
+            registers: Registers::default(),
             laws: Laws::default(),
             report: ClusterReport::default(),
             hasher: DefaultHasher::new(),
@@ -207,6 +220,7 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
                 if self.is_of(place, life) {
                     self.machines[place].storing = false;
                     self.report.checkpoints += 1;
+                    self.look_at_pin(place)?;
                 }
                 self.with(place, life, |node, now| {
                     node.step_checkpoint(now);
@@ -234,6 +248,9 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
                     }
                 })
             }
+            Event::Handled { place, life, id } => {
+                self.with(place, life, |node, _| node.handled(id))
+            }
             Event::Start { place, life } => {
                 let machine = &self.machines[place];
                 if machine.life == life && !machine.is_up() && !machine.gone {
@@ -258,10 +275,7 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
                 let within = self.swarm.tuning.election_timeout;
                 self.with(place, life, |node, now| node.admin(Admin::Campaign, now + within, call))
             }
-            Event::Blink { place, life } => {
-                self.blink(place, life);
-                Ok(())
-            }
+            Event::Blink { place, life } => self.blink(place, life),
             Event::Look => Ok(()),
         }
     }
@@ -301,6 +315,16 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
         self.draw(Duration::from_micros(50), max)
     }
 
+    /// A long read of a checkpoint goes on, or begins: newer checkpoints and snapshots do not change what it sees.
+    fn look_at_pin(&mut self, place: usize) -> Checked {
+        let now = self.rng.u8(..4) == 0;
+        let machine = &mut self.machines[place];
+        if machine.node.as_mut().is_none_or(|node| !now || node.step_pin()) {
+            return Ok(());
+        }
+        violation(format!("a checkpoint that was pinned at {} has changed", machine.id))
+    }
+
     // ----- lives
 
     fn start(&mut self, place: usize) -> Checked {
@@ -324,7 +348,14 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
         };
         match Node::open(begin, local) {
             Ok(node) => {
+                if let Some(index) = machine.copies.lost_in(&node.copies) {
+                    let id = machine.id;
+                    return violation(format!(
+                        "index {index} was durable at {id}, and a restart lost it"
+                    ));
+                }
                 machine.node = Some(node);
+                machine.rotten = false;
                 machine.failed_starts = 0;
                 machine.shown = laws::Shown::default();
                 machine.liveness = quorate_engine::Liveness::new(local);
@@ -334,11 +365,19 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
                 self.plan(Duration::ZERO, Event::Alive { place, life });
                 self.plan(Duration::ZERO, Event::Subscribe { place, life });
                 self.after(place)?;
-                self.remembers(place)
+                self.remembers(place)?;
+                match &self.machines[place].node {
+                    Some(node) => self.oracle.looked_at(node),
+                    None => Ok(()),
+                }
             }
             Err(error) => {
                 self.tell(|it| format!("{} did not start: {error}", it.machines[place].id));
                 let machine = &mut self.machines[place];
+                if machine.rotten && matches!(error, OpenError::Corrupt { .. }) {
+                    self.lose(place);
+                    return Ok(());
+                }
                 machine.failed_starts += 1;
                 let damaged = matches!(error, OpenError::Corrupt { .. } | OpenError::Driver { .. });
                 // Only a disk that fails on purpose may keep a node from starting.
@@ -369,7 +408,10 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
     }
 
     /// A node ends without a word. With `keep` the power fails too.
-    fn die(&mut self, place: usize, keep: Option<Keep>) {
+    fn die(&mut self, place: usize, keep: Option<Keep>) -> Checked {
+        if let Some(node) = &self.machines[place].node {
+            self.oracle.looked_at(node)?;
+        }
         let machine = &mut self.machines[place];
         machine.life += 1;
         if let Some(keep) = keep {
@@ -389,6 +431,7 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
         for call in std::mem::take(&mut self.machines[place].calls) {
             self.lost(call);
         }
+        Ok(())
     }
 
     fn keep(&mut self) -> Keep {

@@ -65,9 +65,55 @@ impl Copies {
         }
     }
 
+    /// The first entry that was here for good when a process ended, and is not in what the next one found; none if it has all.
+    /// What was on its way to the disk may have come as far as its own place.
+    pub(crate) fn lost_in(&self, found: &Self) -> Option<Index> {
+        let mut until = Index::MAX;
+        for (_, change) in &self.pending {
+            match change {
+                Change::Put(index, _) => until = until.min(*index),
+                Change::Cut(from) => until = until.min(*from),
+                Change::Reset(_) => return None,
+                Change::Trim(_) => {}
+            }
+        }
+        let durable = self.durable.range(..until);
+        durable.map(|(index, tag)| (*index, *tag)).find(|it| !found.has(it.0, it.1)).map(|it| it.0)
+    }
+
+    /// This, once everything that is on its way to the disk is there.
+    pub(crate) fn written_out(&self) -> Self {
+        let mut copies = Self {
+            floor: self.floor,
+            durable: self.durable.clone(),
+            pending: self.pending.iter().copied().collect(),
+            reset: self.reset,
+        };
+        copies.durable(Seq::MAX);
+        copies
+    }
+
     /// Whether nothing was ever decided or written here.
     pub(crate) fn is_empty(&self) -> bool {
         self.floor == 0 && self.durable.is_empty() && self.pending.is_empty()
+    }
+
+    /// The entry at an index, whether it is durable or on its way.
+    pub(crate) fn tag(&self, index: Index) -> Option<Tag> {
+        for (_, change) in self.pending.iter().rev() {
+            match change {
+                Change::Put(at, tag) if *at == index => return Some(*tag),
+                Change::Cut(from) if *from <= index => return None,
+                Change::Reset(_) => return None,
+                Change::Put(..) | Change::Cut(_) | Change::Trim(_) => {}
+            }
+        }
+        self.durable.get(&index).copied()
+    }
+
+    /// The last index of which it is known only that it was decided.
+    pub(crate) const fn floor(&self) -> Index {
+        self.floor
     }
 
     /// Whether this entry is here for good.

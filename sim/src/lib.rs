@@ -19,6 +19,7 @@ mod cluster;
 mod copies;
 mod node;
 mod oracle;
+mod registers;
 mod scenario;
 mod sweep;
 

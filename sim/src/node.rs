@@ -1,6 +1,8 @@
 //! One life of a node: what a shell does with threads, done in steps.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +19,7 @@ use quorate_replicator::{
 use quorate_shard::Shards;
 use quorate_storage::{
     CheckpointStore, DataDir, DataMode, Disk, Group, Health, Identity, Index, Log, LogConfig,
-    LogError, LogReader, SimDisk, Staged,
+    LogError, LogReader, Pin, SimDisk, Staged,
 };
 
 use crate::copies::Copies;
@@ -61,6 +63,7 @@ pub(crate) struct Settings {
     pub(crate) retain_bytes: u64,
     pub(crate) session_idle_ms: u64,
     pub(crate) unsettled_max: usize,
+    pub(crate) frames_in_flight_max: usize,
     pub(crate) log: LogConfig,
     /// Whether followers forward what they are asked to propose.
     pub(crate) forward: bool,
@@ -88,6 +91,8 @@ pub(crate) struct Node {
     log: Log,
     reader: LogReader,
     pub(crate) checkpoints: CheckpointStore,
+    /// A checkpoint that somebody reads for a long time, and a digest of what was in it first.
+    pinned: Option<(Pin, u64)>,
     job: Option<CheckpointJob>,
     fetches: VecDeque<Fetch>,
     /// What a full log did not take.
@@ -152,6 +157,7 @@ impl Node {
         };
         core_config.retain = Retain { bytes: settings.retain_bytes, age: Duration::ZERO };
         core_config.forward = settings.forward;
+        core_config.frames_in_flight_max = settings.frames_in_flight_max;
         core_config.sessions.idle_ms = settings.session_idle_ms;
         core_config.sessions.unsettled_max = settings.unsettled_max;
         let core = HostCore::open(core_config, driver, config, start, now)?;
@@ -162,6 +168,7 @@ impl Node {
             log,
             reader,
             checkpoints,
+            pinned: None,
             job: None,
             fetches: VecDeque::new(),
             backlog: VecDeque::new(),
@@ -192,8 +199,8 @@ impl Node {
         }
     }
 
-    pub(crate) fn read(&mut self, now: Duration, deadline: Duration, who: u64) {
-        self.core.read(now, Consistency::Linearizable, deadline, who, &mut self.effects);
+    pub(crate) fn read(&mut self, now: Duration, level: Consistency, deadline: Duration, who: u64) {
+        self.core.read(now, level, deadline, who, &mut self.effects);
     }
 
     pub(crate) fn decision(&mut self, id: FrameId, deadline: Duration, who: u64) {
@@ -375,6 +382,18 @@ impl Node {
         self.core.faulted().is_none()
     }
 
+    /// Reads the checkpoint that was pinned a while ago once more, or pins the newest; false if what was pinned has changed.
+    pub(crate) fn step_pin(&mut self) -> bool {
+        match self.pinned.take() {
+            Some((pin, before)) => digest(&pin).is_none_or(|now| now == before),
+            None => {
+                let pin = self.checkpoints.pin().ok().flatten();
+                self.pinned = pin.and_then(|pin| digest(&pin).map(|digest| (pin, digest)));
+                true
+            }
+        }
+    }
+
     /// Whether a snapshot may be received: none waits to be put in force.
     pub(crate) fn may_receive(&self, index: Index) -> bool {
         self.staged.is_none()
@@ -478,6 +497,21 @@ impl Node {
     pub(crate) fn close(mut self) -> Result<(), LogError> {
         self.core.close(&mut self.effects);
         self.log.close().map(drop)
+    }
+}
+
+/// A digest of everything in a checkpoint; none if the disk failed.
+fn digest(pin: &Pin) -> Option<u64> {
+    const PAIRS_MAX: usize = 1000;
+    const BYTES_MAX: usize = 1 << 20;
+    let mut hasher = DefaultHasher::new();
+    let mut last: Option<bytes::Bytes> = None;
+    loop {
+        let from = last.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let pairs = pin.read_machine(from, PAIRS_MAX, BYTES_MAX).ok()?;
+        let Some((key, _)) = pairs.last() else { return Some(hasher.finish()) };
+        last = Some(key.clone());
+        pairs.hash(&mut hasher);
     }
 }
 

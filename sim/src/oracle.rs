@@ -1,13 +1,17 @@
 //! What must be true of a run, whatever happened in it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Bound;
 
 use bytes::Bytes;
 use quorate_replicator::{
-    Accepted, Commit, Decision, Frame, FrameId, GroupId, GroupStatus, Position,
+    Accepted, Commit, Decision, Frame, FrameId, GroupId, GroupStatus, LogTime, Position, Rejection,
 };
+
+use crate::node::Node;
+use crate::scenario::everything;
 
 /// Something that must not happen has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +27,9 @@ impl fmt::Display for Violation {
 }
 
 impl std::error::Error for Violation {}
+
+/// Whoever takes the id of another frame takes one of so many indexes at the end.
+const IMPOSTOR_WITHIN: u64 = 20;
 
 pub(crate) type Checked<T = ()> = Result<T, Violation>;
 
@@ -61,6 +68,14 @@ pub(crate) struct Oracle {
     seen: BTreeMap<u64, ([u8; 32], u64)>,
     /// The frame before each one of a list.
     before: HashMap<FrameId, FrameId>,
+    /// No subscriber was ever cut off.
+    is_whole: bool,
+    /// How many attempts there are of a frame of which nobody was told that they are refused for good.
+    attempts: HashMap<FrameId, u32>,
+    /// Frames that were decided as rejected.
+    rejected: HashSet<FrameId>,
+    /// A digest of the keys at each index at which somebody looked.
+    states: HashMap<u64, u64>,
 }
 
 impl Oracle {
@@ -75,6 +90,10 @@ impl Oracle {
             complete: Position::origin(GroupId::new(0)),
             seen: BTreeMap::new(),
             before: HashMap::new(),
+            is_whole: true,
+            attempts: HashMap::new(),
+            rejected: HashSet::new(),
+            states: HashMap::new(),
         }
     }
 
@@ -82,9 +101,22 @@ impl Oracle {
     pub(crate) fn proposed(&mut self, frames: &[Frame]) {
         for frame in frames {
             self.proposed.entry(frame.id).or_insert_with(|| frame.clone());
+            *self.attempts.entry(frame.id).or_default() += 1;
         }
         for pair in frames.windows(2) {
             self.before.insert(pair[1].id, pair[0].id);
+        }
+    }
+
+    /// An attempt ended with an error which says that it will never be decided.
+    pub(crate) fn refused(&mut self, id: FrameId) -> Checked {
+        let attempts = self.attempts.get_mut(&id).expect("what is refused was proposed");
+        *attempts -= 1;
+        match self.place.get(&id) {
+            Some(position) if *attempts == 0 => {
+                violation(format!("all attempts of {id} were refused, and it stands at {position}"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -95,11 +127,32 @@ impl Oracle {
             Decision::Reject(_) if self.acknowledged.contains_key(&id) => {
                 violation(format!("{id} was accepted, and then rejected"))
             }
+            Decision::Reject(Rejection::Expired) => {
+                self.rejected.insert(id);
+                match self.proposed.get(&id).and_then(|frame| frame.valid_until) {
+                    Some(_) => Ok(()),
+                    None => violation(format!("{id} expired, and is valid for ever")),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What came of a frame that took the id of an accepted one for another payload.
+    pub(crate) fn impostor_answered(&self, id: FrameId, decision: &Decision) -> Checked {
+        match decision {
+            Decision::Accept(commit) => violation(format!(
+                "another payload under the id {id} was accepted at {}",
+                commit.position
+            )),
             _ => Ok(()),
         }
     }
 
     fn accepted(&mut self, id: FrameId, commit: &Commit) -> Checked {
+        if self.rejected.contains(&id) {
+            return violation(format!("{id} was rejected, and then accepted"));
+        }
         if id.serial == FrameId::OPEN || id.serial == FrameId::CLOSE {
             // A session that had ended is opened anew, at another place, and what ends one is not given to subscribers.
             return Ok(());
@@ -134,9 +187,23 @@ impl Oracle {
         self.acknowledged.contains_key(id).then(|| self.proposed[id].clone())
     }
 
+    /// A frame with the id of one that was accepted a short while ago, and another payload.
+    pub(crate) fn impostor(&self, rng: &mut fastrand::Rng) -> Option<Frame> {
+        let (last, _) = self.order.last_key_value()?;
+        let index = last.index.saturating_sub(rng.u64(..IMPOSTOR_WITHIN));
+        let (_, id) = self.order.range(Position { index, slot: 0, ..self.complete }..).next()?;
+        let frame = self.acknowledged.contains_key(id).then(|| &self.proposed[id])?;
+        Some(Frame { payload: Bytes::from_static(b"another payload"), ..frame.clone() })
+    }
+
     /// Whether anyone was told that this frame is accepted.
     pub(crate) fn is_acknowledged(&self, id: FrameId) -> bool {
         self.acknowledged.contains_key(&id)
+    }
+
+    /// Whether a frame may have happened: only if every subscriber knows everything is it known that one did not.
+    pub(crate) fn may_have_happened(&self, id: FrameId) -> bool {
+        self.place.contains_key(&id) || !self.is_whole
     }
 
     /// The newest position that anyone was told of.
@@ -149,8 +216,13 @@ impl Oracle {
         self.newest_acknowledged.max(self.newest_read)
     }
 
-    /// A read that began with this floor was answered.
-    pub(crate) fn read(&mut self, floor: Option<Position>, reached: Position) -> Checked {
+    /// A read that had to see everything up to a floor was answered. If it is `strict`, later ones must see as much.
+    pub(crate) fn read(
+        &mut self,
+        floor: Option<Position>,
+        reached: Position,
+        strict: bool,
+    ) -> Checked {
         if let Some(floor) = floor
             && reached < floor
         {
@@ -158,7 +230,9 @@ impl Oracle {
                 "a read saw {reached}, and {floor} was known to someone before it began"
             ));
         }
-        self.newest_read = self.newest_read.max(Some(reached));
+        if strict {
+            self.newest_read = self.newest_read.max(Some(reached));
+        }
         Ok(())
     }
 
@@ -220,14 +294,56 @@ impl Oracle {
             {
                 return violation(format!("{id} is not what was proposed"));
             }
-            Some(_) => {}
+            Some(proposed) => self.in_time(proposed, position)?,
+        }
+        if self.attempts.get(&id) == Some(&0) {
+            return violation(format!(
+                "all attempts of {id} were refused, and it stands at {position}"
+            ));
         }
         self.order.insert(position, id);
         Ok(())
     }
 
+    /// Nothing is accepted at a log time after which it is not valid.
+    fn in_time(&self, frame: &Frame, position: Position) -> Checked {
+        let Some(until) = frame.valid_until else { return Ok(()) };
+        match self.seen.get(&position.index) {
+            Some((_, at)) if *at > until.as_ms() => violation(format!(
+                "{} was valid until {} and is accepted at log time {at}",
+                frame.id,
+                until.as_ms()
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A node that has applied everything up to `index` has keys with this digest: all that ever do have the same.
+    fn state(&mut self, index: u64, digest: u64) -> Checked {
+        match *self.states.entry(index).or_insert(digest) {
+            known if known == digest => Ok(()),
+            _ => violation(format!("there are two states at index {index}")),
+        }
+    }
+
+    /// Somebody looks at the keys of a node that serves.
+    pub(crate) fn looked_at(&mut self, node: &Node) -> Checked {
+        if node.faulted().is_some() {
+            return Ok(());
+        }
+        let mut digest = DefaultHasher::new();
+        everything(node).hash(&mut digest);
+        self.state(node.status().applied, digest.finish())
+    }
+
+    /// The newest log time that was seen.
+    pub(crate) fn log_time(&self) -> LogTime {
+        LogTime::from_ms(self.seen.last_key_value().map_or(0, |(_, (_, log_time))| *log_time))
+    }
+
     /// A subscriber was told that it was cut off before `from`.
-    pub(crate) fn cut_off(&self, witness: &mut Witness, from: Position) {
+    pub(crate) fn cut_off(&mut self, witness: &mut Witness, from: Position) {
+        self.is_whole = false;
         witness.at = witness.at.max(from);
     }
 

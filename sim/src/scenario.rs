@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use quorate_driver_local::{Local, LocalConfig};
 use quorate_engine::SubscriptionId;
-use quorate_replicator::{Cursor, Frame, FrameId, GroupId, NodeId, OpenError, Position, ReadError};
+use quorate_replicator::{
+    Consistency, Cursor, Frame, FrameId, GroupId, NodeId, OpenError, Position, ReadError,
+};
 use quorate_shard::kv::Scan;
 use quorate_storage::{Fault, Keep, LogConfig, SimDisk};
 
-use crate::client::Client;
+use crate::client::{Client, refuses_all};
+use crate::copies::Copies;
 use crate::node::{Life, News, Node, Settings};
 use crate::oracle::{Checked, Oracle, Violation, Witness, violation};
 
@@ -102,12 +105,16 @@ struct Scenario<'a> {
     settings: Settings,
     local: LocalConfig,
     node: Option<Node>,
+    /// What the log held when the last process ended.
+    copies: Copies,
     clients: Vec<Client>,
     /// Which client waits for a call, and for which frames, in the present life of the node.
     calls: HashMap<u64, (usize, Vec<FrameId>)>,
     questions: HashMap<u64, (usize, FrameId)>,
     /// Late copies of answered frames.
     ghosts: HashMap<u64, FrameId>,
+    /// Other payloads under the ids of answered frames.
+    impostors: HashMap<u64, FrameId>,
     next_call: u64,
     /// What the subscriber has handled, kept as a real one keeps it.
     cursor: Cursor,
@@ -132,6 +139,7 @@ impl<'a> Scenario<'a> {
             retain_bytes: [0, 8 << 10, 1 << 40][rng.usize(..3)],
             session_idle_ms: [300, 5_000, 600_000][rng.usize(..3)],
             unsettled_max: [6, 1024][rng.usize(..2)],
+            frames_in_flight_max: [64, 1 << 16][rng.usize(..2)],
             log: LogConfig::small(),
             forward: true,
         };
@@ -139,7 +147,8 @@ impl<'a> Scenario<'a> {
         local.batches_in_flight = 1 + rng.u32(..3);
         // A list that does not fit into a session is refused as a whole, so only large sessions are given lists.
         let list_max = if settings.unsettled_max > 100 { [1, 16][rng.usize(..2)] } else { 1 };
-        let clients = (0..1 + rng.u8(..5)).map(|number| Client::new(number, list_max)).collect();
+        let clients =
+            (0..1 + rng.u8(..5)).map(|number| Client::new(number, list_max, false)).collect();
         let disk = SimDisk::new(rng.u64(..));
         if let Some((op, _)) = plan.cut {
             disk.cut_at(op);
@@ -153,10 +162,12 @@ impl<'a> Scenario<'a> {
             settings,
             local,
             node: None,
+            copies: Copies::default(),
             clients,
             calls: HashMap::new(),
             questions: HashMap::new(),
             ghosts: HashMap::new(),
+            impostors: HashMap::new(),
             next_call: 1,
             cursor: Cursor::beginning(),
             witness: Witness::new(),
@@ -181,14 +192,15 @@ impl<'a> Scenario<'a> {
             match self.rng.u16(first..1000) {
                 0..5 => self.arm_power_cut(),
                 5..9 => self.cut_power()?,
-                9..13 => self.kill(),
+                9..13 => self.kill()?,
                 13..17 => self.arm_disk_fault(),
                 17..19 => self.close()?,
                 19..21 => self.change_room(),
                 21..60 => self.pass_time(),
                 60..100 => self.ask(),
                 100..130 => self.read(),
-                130..320 => self.propose(),
+                130..310 => self.propose(),
+                310..320 => self.propose_impostor(),
                 320..330 => self.propose_ghost(),
                 330..700 => self.with_node(Node::step_log),
                 700..730 => self.store_checkpoint(),
@@ -313,6 +325,10 @@ impl<'a> Scenario<'a> {
         match Node::open(life, self.now) {
             Ok(mut node) => {
                 node.turn(self.now);
+                if let Some(index) = self.copies.lost_in(&node.copies) {
+                    return violation(format!("index {index} was durable, and a restart lost it"));
+                }
+                self.oracle.looked_at(&node)?;
                 // Everything that was durable is applied at once: it was decided.
                 self.oracle.replayed(&node.status())?;
                 node.subscribe(&self.cursor);
@@ -342,9 +358,10 @@ impl<'a> Scenario<'a> {
         }
     }
 
-    fn died(&mut self) {
+    fn died(&mut self) -> Checked {
         if let Some(node) = self.node.take() {
-            node.end(&self.disk);
+            self.oracle.looked_at(&node)?;
+            self.copies = node.end(&self.disk);
         }
         self.subscription = None;
         self.read_floor = None;
@@ -353,23 +370,26 @@ impl<'a> Scenario<'a> {
         }
         self.questions.clear();
         self.ghosts.clear();
+        self.impostors.clear();
+        Ok(())
     }
 
-    fn kill(&mut self) {
+    fn kill(&mut self) -> Checked {
         self.say("killed");
         self.report.restarts += 1;
-        self.died();
+        self.died()
     }
 
     fn close(&mut self) -> Checked {
         self.say("closed");
-        if let Some(node) = self.node.take() {
+        if let Some(mut node) = self.node.take() {
+            self.oracle.looked_at(&node)?;
+            self.copies = std::mem::take(&mut node.copies);
             // A clean end may fail on a disk that fails; the next start shows what is left.
             drop(node.close());
         }
         self.report.restarts += 1;
-        self.died();
-        Ok(())
+        self.died()
     }
 
     fn cut_power(&mut self) -> Checked {
@@ -377,7 +397,7 @@ impl<'a> Scenario<'a> {
         let keep = self.plan.cut.map_or(random, |(_, keep)| keep);
         self.say(&format!("power cut, keeping {keep:?}"));
         self.report.power_cuts += 1;
-        self.died();
+        self.died()?;
         self.disk.reboot(keep);
         Ok(())
     }
@@ -426,6 +446,19 @@ impl<'a> Scenario<'a> {
         }
     }
 
+    /// Somebody takes the id of a frame for another payload.
+    fn propose_impostor(&mut self) {
+        let Some(frame) = self.oracle.impostor(&mut self.rng) else { return };
+        let call = self.next_call;
+        self.next_call += 1;
+        self.impostors.insert(call, frame.id);
+        let deadline = self.now + Duration::from_millis(500);
+        if let Some(node) = &mut self.node {
+            node.propose(vec![frame], deadline, call);
+            node.turn(self.now);
+        }
+    }
+
     /// Proposes again for every client that still waits for an answer, nothing new.
     fn propose_open(&mut self) {
         for place in 0..self.clients.len() {
@@ -438,7 +471,7 @@ impl<'a> Scenario<'a> {
     fn propose_for(&mut self, place: usize) {
         let call = self.next_call;
         let frames = if self.faults_on {
-            self.clients[place].next(&mut self.rng, self.now, call)
+            self.clients[place].next(&mut self.rng, self.now, self.oracle.log_time(), call)
         } else {
             self.clients[place].again(call)
         };
@@ -473,7 +506,7 @@ impl<'a> Scenario<'a> {
         self.read_floor = self.oracle.read_floor();
         let deadline = self.now + Duration::from_secs(1);
         if let (Some(node), true) = (&mut self.node, self.read_floor.is_some()) {
-            node.read(self.now, deadline, 0);
+            node.read(self.now, Consistency::Linearizable, deadline, 0);
             node.turn(self.now);
         }
     }
@@ -514,14 +547,27 @@ impl<'a> Scenario<'a> {
             match news {
                 News::Proposed(call, answer) => {
                     (call, format!("{answer:?}")).hash(&mut self.hasher);
+                    if let (Some(id), Ok([decision])) =
+                        (self.impostors.remove(&call), answer.as_deref())
+                    {
+                        self.oracle.impostor_answered(id, decision)?;
+                    }
                     let (place, ids) = match self.calls.remove(&call) {
                         Some((place, ids)) => (Some(place), ids),
                         None => (None, self.ghosts.remove(&call).into_iter().collect()),
                     };
-                    if let Ok(decisions) = &answer {
-                        for (id, decision) in ids.into_iter().zip(decisions) {
-                            self.oracle.answered(id, decision)?;
+                    match &answer {
+                        Ok(decisions) => {
+                            for (id, decision) in ids.into_iter().zip(decisions) {
+                                self.oracle.answered(id, decision)?;
+                            }
                         }
+                        Err(error) if place.is_some() && refuses_all(error, ids.len()) => {
+                            for id in ids {
+                                self.oracle.refused(id)?;
+                            }
+                        }
+                        Err(_) => {}
                     }
                     if let Some(place) = place {
                         self.clients[place].answered(call, &answer)?;
@@ -563,7 +609,7 @@ impl<'a> Scenario<'a> {
             if self.plan.cut.is_some() || self.rng.bool() {
                 self.cut_power()?;
             } else {
-                self.kill();
+                self.kill()?;
             }
         }
         Ok(())
@@ -572,7 +618,7 @@ impl<'a> Scenario<'a> {
     fn check_read(&mut self, answer: Result<Position, ReadError>) -> Checked {
         let Some(floor) = self.read_floor.take() else { return Ok(()) };
         match answer {
-            Ok(reached) => self.oracle.read(Some(floor), reached),
+            Ok(reached) => self.oracle.read(Some(floor), reached, true),
             Err(_) => Ok(()),
         }
     }

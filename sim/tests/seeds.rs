@@ -48,6 +48,7 @@ fn a_cluster_always_lives_the_same_life() {
 #[test]
 fn seeds_of_clusters_that_found_something_stay_clean() {
     for (seed, found) in [
+        (2, "a frame was told to be refused, and another copy of it was decided"),
         (
             17,
             "after a snapshot a subscriber was told for ever to go on where the log no longer begins",

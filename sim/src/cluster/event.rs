@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use quorate_engine::SubscriptionId;
 use quorate_replicator::NodeId;
 
 /// Something that happens at a moment. What names a life happens in that life only.
@@ -46,6 +47,12 @@ pub(super) enum Event {
     Subscribe {
         place: usize,
         life: u32,
+    },
+    /// A subscriber that took its time is ready for more.
+    Handled {
+        place: usize,
+        life: u32,
+        id: SubscriptionId,
     },
     Start {
         place: usize,
@@ -90,6 +97,7 @@ impl Event {
             | Self::Fetched { place, .. }
             | Self::Installed { place, .. }
             | Self::Subscribe { place, .. }
+            | Self::Handled { place, .. }
             | Self::StreamOver { place, .. } => Some(*place),
             _ => None,
         }
@@ -118,6 +126,7 @@ impl Event {
             Self::Look => 17,
             Self::Campaign { .. } => 18,
             Self::Blink { .. } => 19,
+            Self::Handled { .. } => 20,
         }
     }
 }

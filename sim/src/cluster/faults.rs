@@ -1,8 +1,9 @@
 //! What goes wrong, and the limits within which it does.
 //!
 //! The atlas: any number of nodes may stop, lose what they had not synced, or be cut off, at any time. Of what is synced, only
-//! the disk of one voter is lost at a time, of a minority, and only while nobody changes the members; that node may not vote again
-//! before it was removed and added anew.
+//! the disk of one voter is lost or damaged at a time, of a minority, and only while nobody changes the members; that node may not vote
+//! again before it was removed and added anew. What is damaged is the log, but for its last block, which cannot be told from one that
+//! was being written.
 
 use quorate_engine::engine::EngineDriver;
 use quorate_storage::Fault;
@@ -11,6 +12,9 @@ use super::event::{Event, Lasting};
 use super::swarm::Kind;
 use super::{Cluster, MS};
 use crate::oracle::Checked;
+
+/// Bytes of a sector.
+const SECTOR: usize = quorate_storage::SECTOR_BYTES;
 
 /// Most operations of a disk before an armed fault comes.
 const ARMED_OPS: u64 = 60;
@@ -33,20 +37,20 @@ impl<D: EngineDriver> Cluster<'_, D> {
         match kind {
             Kind::Kill => {
                 self.tell(|_| format!("{id} is killed"));
-                self.die(place, None);
+                self.die(place, None)?;
                 self.restart_after(place, MS * 5, election * 2);
             }
             Kind::Close => {
-                self.close(place);
+                self.close(place)?;
                 self.restart_after(place, MS * 5, election);
             }
             Kind::PowerCut => {
                 let keep = self.keep();
                 self.tell(|_| format!("{id} loses its power, keeping {keep:?}"));
-                self.die(place, Some(keep));
+                self.die(place, Some(keep))?;
                 self.restart_after(place, MS * 5, election * 2);
             }
-            Kind::Blackout => self.blackout(),
+            Kind::Blackout => self.blackout()?,
             Kind::ArmedPowerCut => {
                 let disk = &self.machines[place].disk;
                 disk.cut_at(disk.ops() + self.rng.u64(..ARMED_OPS));
@@ -79,7 +83,13 @@ impl<D: EngineDriver> Cluster<'_, D> {
             }
             Kind::Rolling => return self.roll(0),
             Kind::Duel => self.duel(),
-            Kind::Wipe => self.wipe(place),
+            Kind::Wipe => self.wipe(place)?,
+            Kind::Rot => self.rot(place)?,
+            Kind::ClockJump => {
+                self.tell(|_| format!("the clock of {id} jumps forward by {lasts:?}"));
+                self.machines[place].jump(lasts);
+                return self.after(place);
+            }
         }
         Ok(())
     }
@@ -93,27 +103,29 @@ impl<D: EngineDriver> Cluster<'_, D> {
         if self.rng.bool() { leader.or(Some(any)) } else { Some(any) }
     }
 
-    fn close(&mut self, place: usize) {
+    fn close(&mut self, place: usize) -> Checked {
         self.tell(|it| format!("{} is closed", it.machines[place].id));
         self.streams_die(place);
         if let Some(mut node) = self.machines[place].node.take() {
+            self.oracle.looked_at(&node)?;
             self.machines[place].copies = std::mem::take(&mut node.copies);
             // A clean end may fail on a disk that fails; the next start shows what is left.
             drop(node.close());
         }
-        self.die(place, None);
+        self.die(place, None)
     }
 
-    fn blackout(&mut self) {
+    fn blackout(&mut self) -> Checked {
         self.tell(|_| "all nodes lose their power".to_owned());
         let election = self.swarm.tuning.election_timeout;
         for place in 0..self.machines.len() {
             if self.machines[place].is_up() {
                 let keep = self.keep();
-                self.die(place, Some(keep));
+                self.die(place, Some(keep))?;
                 self.restart_after(place, MS * 5, election);
             }
         }
+        Ok(())
     }
 
     /// Ends and starts one node after the other.
@@ -123,7 +135,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
         }
         let election = self.swarm.tuning.election_timeout;
         if self.machines[place].is_up() {
-            self.close(place);
+            self.close(place)?;
             self.restart_after(place, MS * 5, MS * 50);
         }
         self.plan(election / 2, Event::Roll(place + 1));
@@ -210,12 +222,13 @@ impl<D: EngineDriver> Cluster<'_, D> {
     }
 
     /// A process is killed and comes back at once.
-    pub(super) fn blink(&mut self, place: usize, life: u32) {
+    pub(super) fn blink(&mut self, place: usize, life: u32) -> Checked {
         if self.faults_on && self.is_of(place, life) {
             self.tell(|it| format!("{} is killed", it.machines[place].id));
-            self.die(place, None);
+            self.die(place, None)?;
             self.restart_after(place, MS, MS * 10);
         }
+        Ok(())
     }
 
     /// A fault that lasted is over.
@@ -233,19 +246,60 @@ impl<D: EngineDriver> Cluster<'_, D> {
     }
 
     /// The disk of a voter is lost, if the others can do without it.
-    fn wipe(&mut self, place: usize) {
+    fn wipe(&mut self, place: usize) -> Checked {
         let id = self.machines[place].id;
         if !self.may_wipe(id) {
-            return;
+            return Ok(());
         }
         self.tell(|_| format!("the disk of {id} is lost"));
+        self.die(place, None)?;
+        self.lose(place);
+        Ok(())
+    }
+
+    /// What a disk held is gone for good; its node comes back with an empty one, and may not vote before it was added anew.
+    pub(super) fn lose(&mut self, place: usize) {
         self.report.wipes += 1;
-        self.die(place, None);
         let machine = &mut self.machines[place];
         machine.wiped = true;
         machine.lost = std::mem::take(&mut machine.copies);
         machine.replace_disk(&mut self.rng);
         let election = self.swarm.tuning.election_timeout;
         self.restart_after(place, MS * 5, election);
+    }
+
+    /// The disk of a voter damages what it holds, if the others can do without it: a bit flips, or a sector holds what was
+    /// meant for another place. The node names it and does not start, or has lost nothing.
+    fn rot(&mut self, place: usize) -> Checked {
+        let id = self.machines[place].id;
+        if !self.may_wipe(id) {
+            return Ok(());
+        }
+        self.die(place, None)?;
+        let files = self.machines[place].disk.files();
+        let mut segments: Vec<_> =
+            files.iter().filter(|(path, _)| path.contains("/segment-")).collect();
+        // The last block of all cannot be told from one that was being written: its damage is beyond what a log can know.
+        // It may be anywhere in the newest segment but in its header.
+        let newest = segments.pop();
+        let spots = segments.iter().map(|(path, bytes)| (*path, bytes.len()));
+        let spots: Vec<_> = spots.chain(newest.map(|(path, _)| (path, SECTOR))).collect();
+        if !spots.is_empty() {
+            let (path, length) = spots[self.rng.usize(..spots.len())];
+            let at = self.rng.usize(..length);
+            self.machines[place].rotten = true;
+            let disk = &self.machines[place].disk;
+            if self.rng.bool() {
+                disk.rot(path, at as u64, 1 << self.rng.u8(..8));
+                self.tell(|_| format!("a bit of {path} at {id} flips, at byte {at}"));
+            } else {
+                let bytes = &files[path];
+                let from = self.rng.usize(..bytes.len()) / SECTOR * SECTOR;
+                let to = at / SECTOR * SECTOR;
+                disk.overwrite(path, to as u64, &bytes[from..from + SECTOR]);
+                self.tell(|_| format!("a write to byte {from} of {path} at {id} went to {to}"));
+            }
+        }
+        self.start(place)
     }
 }

@@ -22,7 +22,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
             self.rng.shuffle(&mut places);
             for place in places.into_iter().take(1 + self.rng.usize(..few)) {
                 self.tell(|it| format!("{} stays broken", it.machines[place].id));
-                self.die(place, None);
+                self.die(place, None)?;
                 self.machines[place].gone = true;
             }
         }
@@ -40,7 +40,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
                 let keep = self.keep();
                 self.machines[place].disk.cut_at(u64::MAX);
                 if self.machines[place].armed || !self.machines[place].is_up() {
-                    self.die(place, Some(keep));
+                    self.die(place, Some(keep))?;
                     self.restart_after(place, MS, MS * 20);
                 }
             }
@@ -147,7 +147,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
             for place in 0..self.machines.len() {
                 if self.machines[place].is_up() {
                     let keep = self.keep();
-                    self.die(place, Some(keep));
+                    self.die(place, Some(keep))?;
                     self.restart_after(place, MS, MS * 20);
                 }
             }
@@ -156,6 +156,10 @@ impl<D: EngineDriver> Cluster<'_, D> {
             self.same_everywhere()?;
             self.oracle.finish()?;
         }
+        let oracle = &self.oracle;
+        let judged =
+            std::mem::take(&mut self.registers).judge(|id| oracle.may_have_happened(id))?;
+        self.report.judged = judged;
         self.report.answers = self.clients.iter().map(|client| client.answered).sum();
         self.report.orphans = self.clients.iter().map(|client| client.orphans).sum();
         self.report.terms = self.laws.terms();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use quorate_replicator::{GroupStatus, NodeId};
 use quorate_storage::{Index, Tag};
 
+use crate::copies::Copies;
 use crate::oracle::{Checked, violation};
 
 /// What is known of the whole group, over all lives of all nodes.
@@ -12,8 +13,8 @@ use crate::oracle::{Checked, violation};
 pub(super) struct Laws {
     /// Who led in each term.
     leaders: BTreeMap<u64, NodeId>,
-    /// What was decided at each index, by the first node that said so.
-    decided: BTreeMap<Index, Tag>,
+    /// What was decided at each index, by the first node that said so, and in which term, if that node led.
+    decided: BTreeMap<Index, (Tag, Option<u64>)>,
     pub(super) newest: Index,
 }
 
@@ -42,8 +43,14 @@ impl Laws {
     }
 
     /// The same entry at the same index on all nodes; true if nobody had said so of this index before.
-    pub(super) fn delivered(&mut self, node: NodeId, index: Index, tag: Tag) -> Checked<bool> {
-        if let Some(known) = self.decided.get(&index) {
+    pub(super) fn delivered(
+        &mut self,
+        node: NodeId,
+        index: Index,
+        tag: Tag,
+        leads: Option<u64>,
+    ) -> Checked<bool> {
+        if let Some((known, _)) = self.decided.get(&index) {
             if *known != tag {
                 return violation(format!(
                     "{node} decided another entry at {index} than others did"
@@ -55,8 +62,20 @@ impl Laws {
             return violation(format!("{node} decided {index}, and nobody what is before it"));
         }
         self.newest = index;
-        self.decided.insert(index, tag);
+        self.decided.insert(index, (tag, leads));
         Ok(true)
+    }
+
+    /// Whoever leads has everything that was decided in earlier terms.
+    pub(super) fn is_complete(&self, node: NodeId, term: u64, holds: &Copies) -> Checked {
+        for (index, (tag, decided_in)) in self.decided.range(holds.floor() + 1..) {
+            if decided_in.is_some_and(|earlier| earlier < term) && !holds.has(*index, *tag) {
+                return violation(format!(
+                    "{node} leads in term {term} and lacks {index}, which was decided before"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Nothing that a node shows goes back while it runs.

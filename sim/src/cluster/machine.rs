@@ -63,6 +63,8 @@ pub(super) struct Machine {
     pub(super) led: u64,
     /// Its disk was lost while it was a member, and it has not been removed since.
     pub(super) wiped: bool,
+    /// Its disk was damaged, and it has not been started since.
+    pub(super) rotten: bool,
     /// It was broken for ever.
     pub(super) gone: bool,
     /// A start failed so often in a row.
@@ -103,6 +105,7 @@ impl Machine {
             shown: Shown::default(),
             led: 0,
             wiped: false,
+            rotten: false,
             gone: false,
             failed_starts: 0,
         }
@@ -127,6 +130,11 @@ impl Machine {
     /// What its clock shows.
     pub(super) fn local(&self, now: Duration) -> Duration {
         self.base + scale(now, 1_000_000 + self.ppm, 1_000_000)
+    }
+
+    /// Its clock jumps.
+    pub(super) fn jump(&mut self, forward: Duration) {
+        self.base += forward;
     }
 
     /// When its clock shows this, or a little later.
@@ -161,7 +169,7 @@ impl Machine {
         self.disk = SimDisk::new(rng.u64(..));
         self.store = rng.u128(..).to_le_bytes();
         self.copies = Copies::default();
-        self.armed = false;
+        (self.armed, self.rotten) = (false, false);
         self.shown = Shown::default();
         self.led = 0;
         // Whoever subscribes to a new machine begins where the log begins.

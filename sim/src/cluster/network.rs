@@ -6,6 +6,7 @@ use quorate_replicator::{Channel, NodeId};
 use quorate_transport_memory::{Fate, Link, LinkFaults};
 
 const CHANNELS: usize = 3;
+const REQUESTS: usize = 2;
 
 /// Every directed link with its channels.
 #[derive(Debug)]
@@ -17,13 +18,20 @@ pub(super) struct Network {
     stormy: Vec<bool>,
     calm: LinkFaults,
     storm: LinkFaults,
+    /// Requests arrive at most once, as the contract of transports says.
+    keeps_contract: bool,
     /// Messages that did not arrive.
     pub(super) lost: u64,
     pub(super) sent: u64,
 }
 
 impl Network {
-    pub(super) fn new(seed: u64, nodes: usize, calm: LinkFaults, storm: LinkFaults) -> Self {
+    pub(super) fn new(
+        seed: u64,
+        nodes: usize,
+        (calm, storm): (LinkFaults, LinkFaults),
+        keeps_contract: bool,
+    ) -> Self {
         let id = |place: usize| NodeId::new(place as u64 + 1);
         let mut links = Vec::with_capacity(nodes * nodes * CHANNELS);
         for from in 0..nodes {
@@ -40,6 +48,7 @@ impl Network {
             stormy: vec![false; nodes * nodes],
             calm,
             storm,
+            keeps_contract,
             lost: 0,
             sent: 0,
         }
@@ -63,7 +72,7 @@ impl Network {
         let channel = match channel {
             Channel::Control => 0,
             Channel::Entries => 1,
-            Channel::Requests => 2,
+            Channel::Requests => REQUESTS,
         };
         match self.links[link * CHANNELS + channel].fate(faults, now) {
             Fate::Lost => {
@@ -71,6 +80,7 @@ impl Network {
                 [None, None]
             }
             Fate::Once(at) => [Some(at), None],
+            Fate::Twice(at, _) if self.keeps_contract && channel == REQUESTS => [Some(at), None],
             Fate::Twice(at, again) => [Some(at), Some(again)],
         }
     }

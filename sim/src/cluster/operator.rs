@@ -60,7 +60,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
             && voters.contains(&node)
             && learners.is_empty()
             && self.laws.newest > 0
-            && self.machines.iter().all(|machine| !machine.wiped)
+            && self.machines.iter().all(|machine| !machine.wiped && !machine.rotten)
     }
 
     /// The operator does something.
@@ -110,7 +110,8 @@ impl<D: EngineDriver> Cluster<'_, D> {
         voters: &[NodeId],
         learners: &[NodeId],
     ) -> Checked<Option<MemberChange>> {
-        if self.operator.change.is_some() || voters.is_empty() {
+        let rotten = self.machines.iter().any(|machine| machine.rotten);
+        if self.operator.change.is_some() || voters.is_empty() || rotten {
             return Ok(None);
         }
         if self.operator.unsettled.is_some() {
@@ -158,7 +159,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
         if self.machines[place].is_up() && self.machines[place].copies_nothing() {
             return Ok(());
         }
-        self.die(place, None);
+        self.die(place, None)?;
         self.machines[place].replace_disk(&mut self.rng);
         // If all founders came back with nothing they would begin a group of their own. Who comes back is told to join.
         self.machines[place].founders = self.view().0;

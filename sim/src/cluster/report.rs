@@ -10,6 +10,8 @@ pub struct ClusterReport {
     pub answers: u64,
     /// Reads that were answered.
     pub reads: u64,
+    /// Calls on keys whose history was judged for linearizability.
+    pub judged: u64,
     /// Faults of all kinds, lost messages not counted.
     pub faults: u64,
     /// Power cuts.
@@ -48,6 +50,7 @@ impl ClusterReport {
         self.frames += other.frames;
         self.answers += other.answers;
         self.reads += other.reads;
+        self.judged += other.judged;
         self.faults += other.faults;
         self.power_cuts += other.power_cuts;
         self.starts += other.starts;

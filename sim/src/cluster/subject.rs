@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use quorate_driver_raft::{RaftConfig, RaftDriver};
 use quorate_engine::engine::EngineDriver;
+use quorate_storage::Tag;
 
 /// What a seed sets of a driver.
 #[derive(Clone, Debug)]
@@ -35,6 +36,11 @@ pub trait Subject {
     /// The driver.
     fn driver(&self) -> Self::Driver;
 
+    /// The term in which an entry was first proposed, if its tag says so and leaders may count copies of their own term only.
+    fn term_of(&self) -> fn(Tag) -> Option<u64> {
+        |_| None
+    }
+
     /// Its configuration for a seed.
     fn config(&self, tuning: &Tuning) -> <Self::Driver as EngineDriver>::Config;
 }
@@ -43,19 +49,6 @@ pub trait Subject {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RaftSubject;
 
-impl RaftSubject {
-    /// How Raft is set for a seed.
-    pub fn tuned(tuning: &Tuning) -> RaftConfig {
-        let mut config = RaftConfig::default();
-        config.election_timeout = tuning.election_timeout;
-        config.heartbeat_interval = tuning.election_timeout / 5;
-        config.batches_in_flight = tuning.batches_in_flight;
-        config.catch_up_bytes = tuning.catch_up_bytes;
-        config.cache_bytes = 16 << 10;
-        config
-    }
-}
-
 impl Subject for RaftSubject {
     type Driver = RaftDriver;
 
@@ -63,7 +56,17 @@ impl Subject for RaftSubject {
         RaftDriver
     }
 
+    fn term_of(&self) -> fn(Tag) -> Option<u64> {
+        |tag| tag.0.first_chunk().map(|term| u64::from_be_bytes(*term))
+    }
+
     fn config(&self, tuning: &Tuning) -> RaftConfig {
-        Self::tuned(tuning)
+        let mut config = RaftConfig::default();
+        config.election_timeout = tuning.election_timeout;
+        config.heartbeat_interval = tuning.election_timeout / 5;
+        config.batches_in_flight = tuning.batches_in_flight;
+        config.catch_up_bytes = tuning.catch_up_bytes;
+        config.cache_bytes = 16 << 10;
+        config
     }
 }

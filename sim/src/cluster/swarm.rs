@@ -49,9 +49,13 @@ pub(super) enum Kind {
     Duel,
     /// The disk of a voter is lost.
     Wipe,
+    /// What the disk of a voter holds is damaged.
+    Rot,
+    /// A clock jumps forward.
+    ClockJump,
 }
 
-const KINDS: [(Kind, u32); 18] = [
+const KINDS: [(Kind, u32); 20] = [
     (Kind::Kill, 8),
     (Kind::Close, 2),
     (Kind::PowerCut, 8),
@@ -70,6 +74,8 @@ const KINDS: [(Kind, u32); 18] = [
     (Kind::Rolling, 1),
     (Kind::Duel, 4),
     (Kind::Wipe, 2),
+    (Kind::Rot, 3),
+    (Kind::ClockJump, 3),
 ];
 
 /// What a seed makes of a cluster.
@@ -82,12 +88,16 @@ pub(super) struct Swarm {
     pub(super) settings: Settings,
     pub(super) clients: u8,
     pub(super) list_max: usize,
+    /// Whether the history of some keys is judged for linearizability.
+    pub(super) registers: bool,
     /// The time between two things that a client does.
     pub(super) think: Duration,
     /// How long anything may happen.
     pub(super) live: Duration,
     pub(super) calm: LinkFaults,
     pub(super) storm: LinkFaults,
+    /// Requests arrive at most once. Otherwise what was refused may happen all the same.
+    pub(super) keeps_contract: bool,
     pub(super) fault_every: Duration,
     /// What may go wrong, each as often as it is likely.
     pub(super) kinds: Vec<Kind>,
@@ -104,9 +114,9 @@ pub(super) struct Swarm {
 }
 
 /// Segments that are full soon, and take the largest batch that the clients can make.
-fn log_config() -> LogConfig {
+fn log_config(bulk: bool) -> LogConfig {
     let mut config = LogConfig::small();
-    config.segment_bytes = 128 << 10;
+    config.segment_bytes = if bulk { 1 << 20 } else { 128 << 10 };
     config.fill_bytes = 64 << 10;
     config.pinned_bytes_max = 8 * config.segment_bytes;
     config
@@ -119,16 +129,29 @@ impl Swarm {
         let nodes =
             if operator_every.is_some() { (founders + rng.usize(1..=3)).min(7) } else { founders };
         let election_timeout = MS * [300, 500, 1000][rng.usize(..3)];
+        // Long lists of small frames: many frames in a seed.
+        let bulk = rng.u8(..8) == 0;
         let settings = Settings {
-            checkpoint_bytes: [2 << 10, 16 << 10, 64 << 10, 1 << 40][rng.usize(..4)],
+            checkpoint_bytes: if bulk {
+                [256 << 10, 1 << 40][rng.usize(..2)]
+            } else {
+                [2 << 10, 16 << 10, 64 << 10, 1 << 40][rng.usize(..4)]
+            },
             retain_bytes: [0, 0, 8 << 10, 1 << 40][rng.usize(..4)],
             session_idle_ms: [3_000, 30_000, 600_000][rng.usize(..3)],
-            unsettled_max: [6, 1024, 1024][rng.usize(..3)],
-            log: log_config(),
+            unsettled_max: if bulk { 1 << 12 } else { [6, 1024, 1024][rng.usize(..3)] },
+            frames_in_flight_max: if bulk { 1 << 16 } else { [64, 1 << 16][rng.usize(..2)] },
+            log: log_config(bulk),
             forward: rng.u8(..10) > 0,
         };
         // A list that does not fit into a session is refused as a whole, so only large sessions are given lists.
-        let list_max = if settings.unsettled_max > 100 { [1, 8, 24][rng.usize(..3)] } else { 1 };
+        let list_max = if bulk {
+            512
+        } else if settings.unsettled_max > 100 {
+            [1, 8, 24][rng.usize(..3)]
+        } else {
+            1
+        };
         let mut kinds = Vec::new();
         for (kind, weight) in KINDS {
             if rng.u8(..5) > 1 {
@@ -141,11 +164,11 @@ impl Swarm {
         let storm = LinkFaults::none()
             .delay(MS / 10..=late)
             .loss(f64::from(rng.u8(..=30)) / 100.0)
-            .duplication(f64::from(rng.u8(..=30)) / 100.0, late * 4)
+            .duplication(f64::from(rng.u8(..=50)) / 100.0, late * 4)
             .reordering(f64::from(rng.u8(..=30)) / 100.0, late * 4);
         let heals_majority_only = operator_every.is_none() && founders > 2 && rng.u8(..3) == 0;
         if heals_majority_only {
-            kinds.retain(|kind| *kind != Kind::Wipe);
+            kinds.retain(|kind| !matches!(kind, Kind::Wipe | Kind::Rot));
         }
         Self {
             founders,
@@ -158,10 +181,12 @@ impl Swarm {
             settings,
             clients: 1 + rng.u8(..4),
             list_max,
+            registers: !bulk && rng.bool(),
             think: MS * [5, 20, 60][rng.usize(..3)],
             live: election_timeout * (8 + rng.u32(..12)),
             calm,
             storm,
+            keeps_contract: rng.u8(..4) > 0,
             fault_every: election_timeout / [1, 2, 4][rng.usize(..3)],
             kinds,
             operator_every,

@@ -49,16 +49,25 @@ impl<D: EngineDriver> Cluster<'_, D> {
                 Seen::Leads { term } => {
                     self.tell(|_| format!("{id} leads in term {term}"));
                     self.laws.leads(id, term)?;
+                    if let Some(node) = &self.machines[place].node {
+                        self.laws.is_complete(id, term, &node.copies.written_out())?;
+                    }
                     // Whoever leads others has stored its own vote before they could give theirs.
                     let machine = &mut self.machines[place];
                     if machine.voters[0].len() > 1 {
                         machine.led = machine.led.max(term);
                     }
                 }
-                Seen::Delivered { index, tag } => {
-                    if self.laws.delivered(id, index, tag)? {
+                Seen::Delivered { index, tag, leads } => {
+                    if self.laws.delivered(id, index, tag, leads)? {
                         self.is_on_a_quorum(place, index, tag)?;
                     }
+                }
+                Seen::Counted { index, term } => self.counts_its_own(place, index, term)?,
+                Seen::SpeaksTooEarly { term } => {
+                    return violation(format!(
+                        "{id} sends a message of term {term} that does not wait for its vote to be durable"
+                    ));
                 }
                 Seen::Installed { index } => {
                     self.tell(|_| format!("{id} puts a snapshot at {index} in force"));
@@ -74,6 +83,19 @@ impl<D: EngineDriver> Cluster<'_, D> {
             }
         }
         Ok(())
+    }
+
+    /// Raft 5.4.2: a leader counts copies of entries of its own term only, and decides all before with them.
+    fn counts_its_own(&self, place: usize, index: u64, term: u64) -> Checked {
+        let machine = &self.machines[place];
+        let tag = machine.node.as_ref().and_then(|node| node.copies.tag(index));
+        match tag.and_then(self.term_of) {
+            Some(earlier) if earlier < term && machine.voters[0].len() > 1 => violation(format!(
+                "{} leads in term {term} and takes {index} for decided, which is of term {earlier}",
+                machine.id
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// A decided entry is durable on a majority. While voters change, those of before or of after count.
@@ -265,7 +287,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
             }
             self.tell(|it| format!("{} stopped: {cause}", it.machines[place].id));
             let keep = if self.rng.bool() { Some(self.keep()) } else { None };
-            self.die(place, keep);
+            self.die(place, keep)?;
             // Whoever starts what may not take part does not do so all the time.
             let soon = if self.machines[place].wiped {
                 self.swarm.tuning.election_timeout

@@ -6,15 +6,19 @@ use quorate_engine::engine::{
     Deliver, Demand, Engine, EngineDriver, EngineStatus, Input, Now, Opening, Output, Placed,
 };
 use quorate_replicator::{MemberRole, NodeId};
-use quorate_storage::{Body, Index, Tag};
+use quorate_storage::{Body, Index, Record, Seq, Tag};
 
 /// Something that an engine did.
 #[derive(Clone, Debug)]
 pub(super) enum Seen {
     /// It began to lead.
     Leads { term: u64 },
-    /// It says that this entry is decided.
-    Delivered { index: Index, tag: Tag },
+    /// It says that this entry is decided, and in which term it leads, if it does.
+    Delivered { index: Index, tag: Tag, leads: Option<u64> },
+    /// It leads in this term, and says that everything up to this index is decided.
+    Counted { index: Index, term: u64 },
+    /// It sends something that does not wait until its term and its vote are durable.
+    SpeaksTooEarly { term: u64 },
     /// It put a snapshot in the place of everything up to here.
     Installed { index: Index },
     /// These are the members from this index on; 0 if it does not say.
@@ -43,7 +47,8 @@ impl<D: EngineDriver> EngineDriver for WatchedDriver<D> {
     ) -> Result<Box<dyn Engine>, String> {
         let node = opening.node;
         let engine = self.driver.open(config, opening, out)?;
-        Ok(Box::new(Watched { engine, node, sight: Arc::clone(&self.sight), leads: false }))
+        let (sight, term) = (Arc::clone(&self.sight), engine.status().term);
+        Ok(Box::new(Watched { engine, node, sight, leads: None, term, term_stored_by: 0 }))
     }
 }
 
@@ -52,7 +57,11 @@ struct Watched {
     engine: Box<dyn Engine>,
     node: NodeId,
     sight: Sight,
-    leads: bool,
+    /// The term in which it leads.
+    leads: Option<u64>,
+    /// The newest term that it has written, and by which write it is stored.
+    term: u64,
+    term_stored_by: Seq,
 }
 
 impl Engine for Watched {
@@ -75,18 +84,33 @@ impl Engine for Watched {
             let (voters, learners) = (of(MemberRole::Voter), of(MemberRole::Learner));
             sight.push(Seen::Members { index: *index, voters, learners });
         }
-        let leads = self.engine.proposer() == Some(self.node);
-        if leads && !self.leads {
-            sight.push(Seen::Leads { term: self.engine.status().term });
+        let state = out.writes.iter().find(|write| matches!(write.record, Record::State(_)));
+        if let Some(state) = state {
+            let term = self.engine.status().term;
+            if term > self.term {
+                (self.term, self.term_stored_by) = (term, state.seq);
+            }
         }
-        self.leads = leads;
+        if out.sends.iter().any(|send| send.after < self.term_stored_by) {
+            sight.push(Seen::SpeaksTooEarly { term: self.term });
+        }
+        let leads = self.engine.proposer() == Some(self.node);
+        if leads && self.leads.is_none() {
+            let term = self.engine.status().term;
+            self.leads = Some(term);
+            sight.push(Seen::Leads { term });
+        }
+        self.leads = self.leads.filter(|_| leads);
         for delivery in &out.deliveries {
             sight.push(match &delivery.what {
                 Deliver::Batch { entry, .. } => {
-                    Seen::Delivered { index: entry.index, tag: entry.tag }
+                    Seen::Delivered { index: entry.index, tag: entry.tag, leads: self.leads }
                 }
                 Deliver::Install { index, .. } => Seen::Installed { index: *index },
             });
+        }
+        if let (Some(term), false) = (self.leads, out.deliveries.is_empty()) {
+            sight.push(Seen::Counted { index: self.engine.status().decided, term });
         }
     }
 

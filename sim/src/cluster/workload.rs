@@ -6,13 +6,16 @@ use std::time::Duration;
 use quorate_engine::SubscriptionOver;
 use quorate_engine::engine::EngineDriver;
 use quorate_replicator::{
-    Cursor, Decision, Frame, FrameId, Position, ProposeError, ReadError, SubscribeError,
+    Consistency, Cursor, Decision, Frame, FrameId, Position, ProposeError, ReadError,
+    SubscribeError,
 };
 
 use super::event::Event;
 use super::{Cluster, MS};
+use crate::client::refuses_all;
 use crate::node::{GROUP, News};
 use crate::oracle::{Checked, violation};
+use crate::registers;
 
 /// Who waits for the answer to a proposal.
 #[derive(Debug)]
@@ -21,6 +24,10 @@ pub(super) enum Waits {
     Client(usize, Vec<FrameId>),
     /// Nobody any more; what the answer says must be true all the same.
     Nobody(Vec<FrameId>),
+    /// Nobody: it is a copy of what was answered long ago.
+    Ghost(FrameId),
+    /// Whoever took the id of another frame.
+    Impostor(FrameId),
     /// Whoever wants to know whether this machine can commit.
     Probe(usize),
 }
@@ -29,6 +36,8 @@ pub(super) enum Waits {
 #[derive(Debug)]
 pub(super) struct Read {
     floor: Option<Position>,
+    /// Which key a linearizable read looks at, and since when. Other reads must see what it saw.
+    register: Option<(u32, Duration)>,
 }
 
 /// The question what became of a frame.
@@ -64,7 +73,9 @@ impl<D: EngineDriver> Cluster<'_, D> {
         if up.is_empty() {
             return Ok(());
         }
-        let place = up[self.rng.usize(..up.len())];
+        let any = up[self.rng.usize(..up.len())];
+        let leader = self.hints.remove(&client).and_then(|leader| self.place_of(leader));
+        let place = leader.filter(|leader| up.contains(leader)).unwrap_or(any);
         if !self.faults_on {
             return self.propose(client, place);
         }
@@ -73,6 +84,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
             3..15 => return self.read(place),
             15..23 => return self.ask(client, place),
             23..26 => return self.propose_ghost(place),
+            26..29 => return self.propose_impostor(place),
             _ => {}
         }
         self.propose(client, place)
@@ -92,12 +104,15 @@ impl<D: EngineDriver> Cluster<'_, D> {
     fn propose(&mut self, client: usize, place: usize) -> Checked {
         let call = self.call();
         let frames = if self.faults_on {
-            self.clients[client].next(&mut self.rng, self.now, call)
+            self.clients[client].next(&mut self.rng, self.now, self.oracle.log_time(), call)
         } else {
             self.clients[client].again(call)
         };
         let Some(frames) = frames else { return Ok(()) };
         self.oracle.proposed(&frames);
+        for made in self.clients[client].made() {
+            self.registers.called(client, made, self.now);
+        }
         let ids = frames.iter().map(|frame| frame.id).collect();
         self.calls.insert(call, Waits::Client(client, ids));
         let within = self.within();
@@ -123,17 +138,42 @@ impl<D: EngineDriver> Cluster<'_, D> {
     fn propose_ghost(&mut self, place: usize) -> Checked {
         let Some(frame) = self.oracle.ghost(&mut self.rng) else { return Ok(()) };
         let call = self.call();
-        self.calls.insert(call, Waits::Nobody(vec![frame.id]));
+        self.calls.insert(call, Waits::Ghost(frame.id));
+        let within = self.within();
+        self.submit(place, call, vec![frame], within)
+    }
+
+    /// Somebody takes the id of a frame for another payload.
+    fn propose_impostor(&mut self, place: usize) -> Checked {
+        let Some(frame) = self.oracle.impostor(&mut self.rng) else { return Ok(()) };
+        let call = self.call();
+        self.calls.insert(call, Waits::Impostor(frame.id));
         let within = self.within();
         self.submit(place, call, vec![frame], within)
     }
 
     fn read(&mut self, place: usize) -> Checked {
         let (call, within) = (self.call(), self.within());
-        self.reads.insert(call, Read { floor: self.oracle.read_floor() });
+        let (level, floor) = if self.rng.u8(..4) == 0 {
+            let bound = self.draw(MS, self.swarm.tuning.election_timeout);
+            // Clocks differ by some per cent.
+            let since = self.now.saturating_sub(bound + bound / 16);
+            (Consistency::Bounded(bound), self.acknowledged_before(since))
+        } else {
+            (Consistency::Linearizable, self.oracle.read_floor())
+        };
+        let strict = level == Consistency::Linearizable;
+        let register = strict.then(|| (self.rng.u32(..registers::KEYS), self.now));
+        self.reads.insert(call, Read { floor, register });
         self.machines[place].calls.insert(call);
         let life = self.machines[place].life;
-        self.with(place, life, |node, now| node.read(now, now + within, call))
+        self.with(place, life, |node, now| node.read(now, level, now + within, call))
+    }
+
+    /// The newest position that anyone had been told of at a moment.
+    fn acknowledged_before(&self, moment: Duration) -> Option<Position> {
+        let later = self.acknowledged.partition_point(|(at, _)| *at <= moment);
+        later.checked_sub(1).map(|last| self.acknowledged[last].1)
     }
 
     fn ask(&mut self, client: usize, place: usize) -> Checked {
@@ -169,7 +209,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
         match self.calls.remove(&call) {
             Some(Waits::Client(client, _)) => self.clients[client].lost(call),
             Some(Waits::Probe(place)) => self.probe_ended(place, false),
-            Some(Waits::Nobody(_)) | None => {}
+            Some(Waits::Nobody(_) | Waits::Ghost(_) | Waits::Impostor(_)) | None => {}
         }
         self.reads.remove(&call);
         self.questions.remove(&call);
@@ -193,7 +233,12 @@ impl<D: EngineDriver> Cluster<'_, D> {
                 if let (Some(read), Ok(reached)) = (self.reads.remove(&call), answer) {
                     self.report.reads += 1;
                     reached.hash(&mut self.hasher);
-                    self.oracle.read(read.floor, reached)?;
+                    self.oracle.read(read.floor, reached, read.register.is_some())?;
+                    if let (Some((key, asked)), Some(node)) =
+                        (read.register, &self.machines[place].node)
+                    {
+                        self.registers.read(node, key, asked, self.now);
+                    }
                 }
                 Ok(false)
             }
@@ -215,6 +260,12 @@ impl<D: EngineDriver> Cluster<'_, D> {
                 else {
                     return Ok(false);
                 };
+                if self.faults_on && self.rng.u8(..50) == 0 {
+                    let life = machine.life;
+                    let after = self.draw(MS, self.swarm.tuning.election_timeout * 3);
+                    self.plan(after, Event::Handled { place, life, id });
+                    return Ok(false);
+                }
                 node.handled(id);
                 Ok(true)
             }
@@ -240,24 +291,51 @@ impl<D: EngineDriver> Cluster<'_, D> {
     ) -> Checked {
         self.machines[place].calls.remove(&call);
         let Some(waits) = self.calls.remove(&call) else { return Ok(()) };
+        let counted = matches!(waits, Waits::Client(..) | Waits::Nobody(_));
         let (client, ids) = match waits {
             Waits::Client(client, ids) => (Some(client), ids),
             Waits::Nobody(ids) => (None, ids),
+            Waits::Ghost(id) => (None, vec![id]),
+            Waits::Impostor(id) => {
+                return match answer.as_deref() {
+                    Ok([decision]) => self.oracle.impostor_answered(id, decision),
+                    _ => Ok(()),
+                };
+            }
             Waits::Probe(probed) => {
                 let accepted = matches!(answer.as_deref(), Ok([Decision::Accept(_)]));
                 self.probe_ended(probed, accepted);
                 return Ok(());
             }
         };
+        if let Err(error) = answer
+            && counted
+            && self.swarm.keeps_contract
+            && refuses_all(error, ids.len())
+        {
+            if let (ProposeError::NotLeader { leader: Some(leader) }, Some(client)) =
+                (error, client)
+            {
+                self.hints.insert(client, *leader);
+            }
+            self.tell(|it| format!("{} refuses {ids:?}: {error}", it.machines[place].id));
+            for id in &ids {
+                self.oracle.refused(*id)?;
+            }
+        }
         if let Ok(decisions) = answer {
             for (id, decision) in ids.into_iter().zip(decisions) {
                 self.oracle.answered(id, decision)?;
+                self.registers.answered(id, decision, self.now);
                 if let Decision::Accept(commit) = decision {
                     let position = commit.position;
                     if id.serial == FrameId::OPEN || id.serial == FrameId::CLOSE {
                         self.tell(|_| format!("{id} accepted at {position}"));
                     }
                     commit.position.hash(&mut self.hasher);
+                    if self.acknowledged.last().is_none_or(|(_, newest)| *newest < position) {
+                        self.acknowledged.push((self.now, position));
+                    }
                     if commit.position.index > self.laws.newest {
                         return violation(format!(
                             "{id} was acknowledged at {}, which nobody decided",
@@ -282,6 +360,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
             return violation(format!("{id} was acknowledged, and later nobody knew of it"));
         }
         self.oracle.answered(id, &decision)?;
+        self.registers.answered(id, &decision, self.now);
         self.clients[client].learned(id, &decision);
         Ok(())
     }

@@ -1,13 +1,20 @@
 //! `quorate-sim`: lives through seeds, and replays one of them.
 
+#[cfg(quorate_planted)]
+mod planted;
+mod total;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
-use indicatif::ProgressBar;
-use quorate_sim::{ClusterReport, RaftSubject, Report, Violation, run, run_cluster};
+use indicatif::{ProgressBar, ProgressStyle};
+use quorate_sim::Violation;
+
+use total::Total;
 
 /// Lives through seeds: nodes with their clients and their disks on one thread, and everything that can fail, failing.
 #[derive(Debug, Parser)]
@@ -37,6 +44,15 @@ struct Arguments {
     /// How many seeds at once, each on a thread of its own.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
+    /// Look for each planted bug, in at most 500 seeds; only in a build that has them.
+    #[arg(long)]
+    planted: bool,
+    /// Write what was found of the planted bugs into this page, between its marks.
+    #[arg(long, requires = "planted")]
+    table: Option<PathBuf>,
+    /// Live with this planted bug; only in a build that has them.
+    #[arg(long, conflicts_with = "planted")]
+    bug: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -47,97 +63,10 @@ enum DriverName {
     Raft,
 }
 
-/// What all seeds together saw.
-#[derive(Debug, PartialEq, Eq)]
-enum Total {
-    Local(Report),
-    Raft(ClusterReport),
-}
-
-impl Total {
-    /// Nothing yet.
-    fn new(driver: DriverName) -> Self {
-        match driver {
-            DriverName::Local => Self::Local(Report::default()),
-            DriverName::Raft => Self::Raft(ClusterReport::default()),
-        }
-    }
-
-    /// What one seed saw.
-    fn of(driver: DriverName, seed: u64, trace: bool) -> Result<Self, Violation> {
-        let mut tell = |line: &str| {
-            if trace {
-                println!("{line}");
-            }
-        };
-        Ok(match driver {
-            DriverName::Local => Self::Local(run(seed, &mut tell)?),
-            DriverName::Raft => {
-                let tell: Option<&mut dyn FnMut(&str)> = if trace { Some(&mut tell) } else { None };
-                Self::Raft(run_cluster(&RaftSubject, seed, tell)?)
-            }
-        })
-    }
-
-    fn add(&mut self, other: &Self) {
-        match (self, other) {
-            (Self::Local(total), Self::Local(other)) => total.add(other),
-            (Self::Raft(total), Self::Raft(other)) => total.add(other),
-            _ => unreachable!("all seeds are of one driver"),
-        }
-    }
-
-    /// Frames, faults, and everything in words.
-    fn words(&self) -> (u64, u64, String) {
-        match self {
-            Self::Local(total) => {
-                let faults = total.power_cuts + total.restarts + total.disk_faults;
-                let words = format!(
-                    "{} frames, {} answers, {faults} faults ({} power cuts, {} restarts, {} disk faults), \
-                     {} checkpoints, {} disk operations, {} outcomes unknown for ever",
-                    total.frames,
-                    total.answers,
-                    total.power_cuts,
-                    total.restarts,
-                    total.disk_faults,
-                    total.checkpoints,
-                    total.disk_ops,
-                    total.orphans,
-                );
-                (total.frames, faults, words)
-            }
-            Self::Raft(total) => {
-                let words = format!(
-                    "{} frames, {} answers, {} reads, {} faults ({} power cuts, {} lost disks), {} of {} messages lost, \
-                     {} starts, {} terms, {} changes of members, {} checkpoints, {} snapshots installed, \
-                     {} subscribers cut off, {} outcomes unknown for ever, {} s of virtual time, \
-                     slowest convergence {:.2} election timeouts",
-                    total.frames,
-                    total.answers,
-                    total.reads,
-                    total.faults,
-                    total.power_cuts,
-                    total.wipes,
-                    total.lost,
-                    total.messages,
-                    total.starts,
-                    total.terms,
-                    total.changes,
-                    total.checkpoints,
-                    total.installs,
-                    total.cut_off,
-                    total.orphans,
-                    total.virtual_ms / 1000,
-                    total.converged_permille as f64 / 1000.0,
-                );
-                (total.frames, total.faults, words)
-            }
-        }
-    }
-}
-
 /// Lives through one seed, or twice.
 fn live(arguments: &Arguments, seed: u64) -> Result<Total, Violation> {
+    #[cfg(quorate_planted)]
+    let _planted = planted::plant(arguments.bug.as_deref())?;
     let total = Total::of(arguments.driver, seed, arguments.trace)?;
     if arguments.twice && Total::of(arguments.driver, seed, false)? != total {
         return Err(Violation { what: "it lives another life the second time".into() });
@@ -154,12 +83,25 @@ struct Progress {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    #[cfg(quorate_planted)]
+    if arguments.planted {
+        return planted::find_all(arguments.jobs, arguments.table.as_deref());
+    }
+    #[cfg(not(quorate_planted))]
+    if arguments.planted || arguments.bug.is_some() {
+        eprintln!(
+            "this build has no planted bugs: make one with RUSTFLAGS=\"--cfg quorate_planted\", or run `just planted`"
+        );
+        return ExitCode::FAILURE;
+    }
     let (from, seeds) = arguments.seed.map_or((arguments.from, arguments.seeds), |seed| (seed, 1));
     let name = match arguments.driver {
         DriverName::Local => "local",
         DriverName::Raft => "raft",
     };
     let bar = ProgressBar::new(seeds);
+    let style = ProgressStyle::with_template("{bar:32} {pos}/{len} seeds, {msg}, {eta} left");
+    bar.set_style(style.expect("the template is in order"));
     let began = Instant::now();
     let next = AtomicU64::new(from);
     let progress = Mutex::new(Progress { total: Total::new(arguments.driver), violations: 0 });
@@ -187,6 +129,8 @@ fn main() -> ExitCode {
                 }
             }
             bar.inc(1);
+            let (frames, faults, _) = progress.total.words();
+            bar.set_message(pace(bar.position(), frames, faults, began));
         }
     };
     std::thread::scope(|scope| {
@@ -202,11 +146,13 @@ fn main() -> ExitCode {
     let (frames, faults, words) = total.words();
     let lived = bar.position();
     println!("{lived} seeds, {violations} with a violation: {words}");
-    println!(
-        "{seconds:.1} s: {:.0} seeds/s, {:.0} frames/s, {:.0} faults/s",
-        lived as f64 / seconds,
-        frames as f64 / seconds,
-        faults as f64 / seconds,
-    );
+    println!("{seconds:.1} s: {}", pace(lived, frames, faults, began));
     if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What a second brings.
+fn pace(seeds: u64, frames: u64, faults: u64, began: Instant) -> String {
+    let seconds = began.elapsed().as_secs_f64();
+    let [seeds, frames, faults] = [seeds, frames, faults].map(|all| all as f64 / seconds);
+    format!("{seeds:.0} seeds/s, {frames:.0} frames/s, {faults:.0} faults/s")
 }
