@@ -63,6 +63,9 @@ const STATUS_EVERY: Duration = Duration::from_millis(50);
 /// How long frames may wait unplaced before the engine is told.
 const WAITING_AFTER: Duration = Duration::from_millis(100);
 
+/// How long a copy of another node's frame may wait here before the engine is told: so long the one who proposes, and has it, may take.
+const COPIES_WAIT_AFTER: Duration = Duration::from_secs(1);
+
 /// The epoch of a group that was never switched or restored.
 const FIRST_EPOCH: u32 = 1;
 

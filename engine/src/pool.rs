@@ -91,7 +91,7 @@ pub(crate) struct Pool<C: Callers> {
     idle: VecDeque<Pending>,
     placed: VecDeque<PlacedBatch>,
     /// Copies of what other nodes forwarded to the one who proposes, for the case that this node is to.
-    witnessed: VecDeque<Pending>,
+    witnessed: VecDeque<(Now, Pending)>,
     /// In the order in which they went; those in front that nobody wants any more are gone.
     forwarded: VecDeque<Forwarded>,
     next_forward: u64,
@@ -139,7 +139,7 @@ impl<C: Callers> Pool<C> {
     }
 
     /// Adds a copy of a frame that another node forwarded to the one who proposes.
-    pub(crate) fn add_witnessed(&mut self, hashed: HashedFrame, call: CallId) {
+    pub(crate) fn add_witnessed(&mut self, hashed: HashedFrame, call: CallId, now: Now) {
         let (id, hash) = (hashed.frame.id, hashed.hash);
         let waiting = self.released.entry(id).or_default();
         if waiting.iter().any(|known| known.hash == hash) {
@@ -150,7 +150,7 @@ impl<C: Callers> Pool<C> {
         self.frames += 1;
         self.bytes += cost(&hashed.frame);
         let waiter = Waiter { call, slot: 0, released: Some((id, hash)) };
-        self.witnessed.push_back(Pending { hashed, waiter });
+        self.witnessed.push_back((now, Pending { hashed, waiter }));
     }
 
     /// Whether there are copies of other nodes' frames.
@@ -160,7 +160,12 @@ impl<C: Callers> Pool<C> {
 
     /// This node is to propose, so the copies that it has are to be offered.
     pub(crate) fn take_up_witnessed(&mut self) {
-        self.idle.append(&mut self.witnessed);
+        self.idle.extend(self.witnessed.drain(..).map(|(_, pending)| pending));
+    }
+
+    /// Since when the oldest of the copies is here.
+    pub(crate) fn witnessed_since(&self) -> Option<Now> {
+        self.witnessed.front().map(|(since, _)| *since)
     }
 
     /// What was forwarded and is not decided, in order.
@@ -460,9 +465,9 @@ impl<C: Callers> Pool<C> {
                 self.forget(&pending);
             }
         }
-        for pending in std::mem::take(&mut self.witnessed) {
+        for (since, pending) in std::mem::take(&mut self.witnessed) {
             if self.is_wanted(&pending) {
-                self.witnessed.push_back(pending);
+                self.witnessed.push_back((since, pending));
             } else {
                 self.forget(&pending);
             }

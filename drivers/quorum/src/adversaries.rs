@@ -225,6 +225,19 @@ scenarios! {
     one_of_four_ignores_what_others_offer: Censor, 4, 1;
 }
 
+/// One that is well and serves itself alone does not keep its place for a thousand heights.
+#[test]
+fn who_leaves_out_what_others_offer_loses_its_place() {
+    for seed in 0..seeds() {
+        let (model, censor) = (FaultModel::Byzantine, Adversary::Censor);
+        let mut world = World::new(seed, 4, model, 1, censor, Broken::No);
+        world.offer();
+        if let Err(violation) = world.finish(Duration::from_secs(4)) {
+            panic!("a censor: {violation}");
+        }
+    }
+}
+
 /// Where nobody lies a lost disk is the one fault that is borne.
 #[test]
 fn a_disk_of_four_is_lost_and_does_not_vote_twice() {

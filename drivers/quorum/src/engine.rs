@@ -7,6 +7,7 @@ mod opening;
 mod reads;
 mod standing;
 mod status;
+mod suspicion;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use self::catching_up::{Fetching, Peer, Sync};
 use self::heights::Ahead;
 use self::reads::Reads;
 use self::standing::{Incarnation, Standing};
+use self::suspicion::Wait;
 use crate::config::{QuorumConfig, Timing};
 use crate::keys::Keys;
 use crate::mark::Mark;
@@ -132,6 +134,9 @@ pub struct QuorumEngine {
     peers: BTreeMap<NodeId, Peer>,
     sync: Sync,
     reads: Reads,
+    waits: Option<Wait>,
+    /// What a suspect proposed, and whether it is valid.
+    kept_back: Vec<(Proposed, bool)>,
     /// The first index of the log.
     log_first: Index,
     /// The newest stored checkpoint.
@@ -176,6 +181,12 @@ impl QuorumEngine {
         let validators = self.validators().validators();
         let place = proposer_place(self.mark.first(self.rotate_every), round, validators.len());
         NodeId::new(validators.get(place).map_or(0, |known| known.node))
+    }
+
+    /// Who proposes in the first round.
+    fn first_proposer(&self) -> NodeId {
+        let place = self.mark.first(self.rotate_every);
+        NodeId::new(self.validators().validators().get(place).map_or(0, |known| known.node))
     }
 
     const fn ticket(&mut self) -> u64 {
@@ -245,6 +256,7 @@ impl QuorumEngine {
     fn turn(&mut self, out: &mut Output) {
         out.deliveries.extend(self.held.drain(..));
         self.drive(out);
+        self.give_back(out);
         self.answer_reads(out);
         if self.height.as_ref().is_some_and(|height| height.wants().is_some()) {
             self.propose_again(out);
@@ -281,7 +293,10 @@ impl Engine for QuorumEngine {
                 self.core(out, |height, keys, acts| height.timeout(timer, keys, acts));
             }
             Input::Applied { index, state } => self.was_applied(index, state),
-            Input::Waiting => self.wake(out),
+            Input::Waiting => {
+                self.note_wait();
+                self.wake(out);
+            }
             Input::Checked { ticket, valid } => self.checked(ticket, valid, out),
             Input::Fetched { ticket, entries } => self.fetched(ticket, entries, out),
             Input::Read(id) => self.ask_to_read(id, out),

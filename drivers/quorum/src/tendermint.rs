@@ -290,6 +290,11 @@ impl Tendermint {
         self.precommitted
     }
 
+    /// Whether this timer is set.
+    pub(crate) fn has_timer(&self, timer: u64) -> bool {
+        self.timers.contains(&timer)
+    }
+
     /// The timers that are set.
     pub(crate) fn timers(&self) -> impl Iterator<Item = u64> {
         self.timers.iter().copied()
@@ -652,6 +657,11 @@ impl Tendermint {
         }
         Ok(())
     }
+}
+
+/// The timer that runs while a proposal of this round is waited for.
+pub(crate) fn propose_timer(round: u32) -> u64 {
+    wire::timer(core::Timeout::propose(Round::new(round)))
 }
 
 /// How much power a certificate of the core needs.

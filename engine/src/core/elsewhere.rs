@@ -115,7 +115,7 @@ impl<C: Callers> HostCore<C> {
             let call = self.pool.calls.elsewhere(frames.len(), now + forward.within);
             for frame in frames {
                 if is_witness {
-                    self.pool.add_witnessed(frame, call);
+                    self.pool.add_witnessed(frame, call, now);
                 } else {
                     self.pool.add(frame, call, 0);
                 }

@@ -15,7 +15,9 @@ use crate::reach::MemberList;
 use crate::reads::Wants;
 use crate::wire::Packet;
 
-use super::{APPLY_FRAMES_PER_TURN, HostCore, STATUS_EVERY, WAITING_AFTER, panic_words};
+use super::{
+    APPLY_FRAMES_PER_TURN, COPIES_WAIT_AFTER, HostCore, STATUS_EVERY, WAITING_AFTER, panic_words,
+};
 
 impl<C: Callers> HostCore<C> {
     /// Does everything that can be done now. True if there is more to do at once.
@@ -78,6 +80,8 @@ impl<C: Callers> HostCore<C> {
         let due = self.state.next_deadline().filter(|_| can_propose);
         let due = due.map(|at| now + self.clock.until(at, now));
         let waiting = self.waiting_since.map(|since| since + WAITING_AFTER);
+        let copies = self.pool.witnessed_since().map(|since| since + COPIES_WAIT_AFTER);
+        let waiting = waiting.or(copies);
         let checkpoint = self.compaction.wake_at(self.state.applied());
         let checkpoint = checkpoint.filter(|_| self.installing.is_none());
         // Nor would it help what was forwarded while there is nobody to forward it to again.
@@ -143,7 +147,9 @@ impl<C: Callers> HostCore<C> {
 
     /// Tells the engine when frames have not been placed for a while.
     pub(super) fn tell_waiting(&mut self, now: Now) {
-        if !self.pool.has_idle() && !self.pool.has_witnessed() {
+        let copies_wait =
+            self.pool.witnessed_since().is_some_and(|since| now >= since + COPIES_WAIT_AFTER);
+        if !self.pool.has_idle() && !copies_wait {
             self.waiting_since = None;
             return;
         }

@@ -209,9 +209,15 @@ fn a_copy_is_proposed_when_this_node_is_to_and_not_forwarded() {
     desk.forward(THREE, 7, 0, batch.clone());
     desk.forward(THREE, 8, 0, batch.clone());
     assert_eq!(desk.refusals(), []);
-    desk.pass(150);
+    desk.pass(999);
     desk.turn();
     assert_eq!(desk.forwarded(), [], "its own node forwards it");
+    assert_eq!(script.with(|script| script.waited), 0, "who proposes has it, too");
+    assert!(desk.core.wake_at(desk.now).unwrap() <= desk.now + Duration::from_millis(1));
+    desk.pass(1);
+    desk.turn();
+    desk.pass(100);
+    desk.turn();
     assert_eq!(script.with(|script| script.waited), 1, "but it waits");
     script.with(|script| script.led_by = None);
     let Body::Frames(own) = script.take(&mut desk).body else { panic!("frames") };

@@ -77,6 +77,9 @@ impl QuorumEngine {
     pub(super) fn checked(&mut self, ticket: u64, valid: bool, out: &mut Output) {
         let Some((proposed, value)) = self.checks.remove(&ticket) else { return };
         self.judge(&value, valid);
+        if self.keep_back(proposed, valid) {
+            return;
+        }
         self.core(out, |height, keys, acts| height.candidate(proposed, valid, keys, acts));
     }
 

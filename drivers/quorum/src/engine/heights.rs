@@ -243,6 +243,7 @@ impl QuorumEngine {
         self.has_work = false;
         self.candidates.clear();
         self.checks.clear();
+        self.kept_back.clear();
         self.own = None;
         self.keys.forget();
     }

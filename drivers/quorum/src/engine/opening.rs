@@ -84,6 +84,8 @@ impl QuorumEngine {
             peers: BTreeMap::new(),
             sync: Sync::default(),
             reads: Reads::new(seed),
+            waits: None,
+            kept_back: Vec::new(),
             log_first,
             checkpoint: (base > 0).then_some(base),
             is_empty_timer_set: false,
