@@ -92,10 +92,10 @@ pub(crate) fn warning(genesis: &Genesis) -> Option<String> {
     let count = genesis.validators().validators().len();
     let few = genesis.fault_model() == FaultModel::Byzantine && count < BYZANTINE_MIN;
     few.then(|| {
-        let them = if count == 1 { "one validator" } else { "so few validators" };
+        let validators = if count == 1 { "validator" } else { "validators" };
         format!(
-            "{count} of fault model byzantine: {them} cannot do without any, and nothing is decided while one is down; \
-             {BYZANTINE_MIN} are the fewest that can. Found a cluster of {BYZANTINE_MIN}, or take fault model crash if none of them will lie"
+            "{count} {validators} of fault model byzantine cannot do without any: nothing is decided while one is down, and {BYZANTINE_MIN} are the fewest \
+             that can. Found a cluster of {BYZANTINE_MIN}, or take --fault-model crash if none of them will lie"
         )
     })
 }

@@ -86,7 +86,11 @@ fn what_is_in_the_way_is_said_and_nothing_is_changed() {
             assert!(ended.err.contains(part), "{part:?} in {}", ended.err);
         }
     };
-    refused(&["--to", "paxos"], 2, &["unknown driver \"paxos\"", "this program has: local, quorum, raft"]);
+    refused(
+        &["--to", "paxos"],
+        2,
+        &["unknown driver \"paxos\"", "this program has: local, quorum, raft"],
+    );
     refused(&["--to", "local"], 2, &["has driver `local` already: nothing is to be done"]);
     refused(&[], 2, &["--to <NAME>"]);
     refused(&["--to", "raft", "--durability", "memory"], 2, &["durability is memory"]);

@@ -7,10 +7,32 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use common::process::{Cluster, Process};
-use common::{Ended, Place};
+use common::writer::{Observer, Writer};
+use common::{Ended, Place, budget};
 use quorate::certificate::{Certificate, FaultModel, Genesis, Scheme, SigningKey, audit_history};
 
 const NODES: usize = 4;
+
+/// Writes that are answered between two kills.
+const WRITES: usize = 30;
+
+/// A generator that needs no more than to be different each time: the seed is printed.
+struct Random(u64);
+
+impl Random {
+    fn new() -> Self {
+        let seed = std::env::var("QUORATE_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+        println!("QUORATE_SEED={seed}");
+        Self(seed | 1)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+}
 
 fn genesis(place: &Place) -> Genesis {
     let text = fs::read_to_string(place.path("cluster/genesis.toml")).unwrap();
@@ -27,6 +49,32 @@ fn audit_node(cluster: &Cluster, node: u64, more: &[&str]) -> Ended {
 }
 
 #[test]
+fn nothing_is_lost_or_twice_under_kills_and_what_was_decided_can_be_verified() {
+    let cluster = Cluster::new(NODES, "quorum");
+    let mut random = Random::new();
+    let mut nodes: Vec<Option<Process>> = cluster.serve_all().into_iter().map(Some).collect();
+    let observer = Observer::new(&cluster.client_toml());
+    let writer = Writer::start(&cluster.client_toml(), "kills");
+    for _ in 0..budget(6, 50) {
+        let victim = random.below(NODES);
+        nodes[victim].take().expect("it is started again below").kill();
+        // Three of four decide without it.
+        writer.wait_for(WRITES);
+        let mut again = cluster.serve(victim as u64 + 1);
+        again.wait_for("is ready");
+        nodes[victim] = Some(again);
+        writer.wait_for(WRITES);
+    }
+    let writes = writer.finish(std::slice::from_ref(&observer));
+    observer.same_history(NODES);
+    println!("{writes} writes");
+    cluster.close(nodes.into_iter().flatten().collect());
+
+    agree(&cluster);
+    mutations(&cluster);
+}
+
+#[test]
 fn what_was_decided_can_be_verified_and_nothing_else() {
     let cluster = Cluster::new(NODES, "quorum");
     let nodes = cluster.serve_all();
@@ -35,10 +83,16 @@ fn what_was_decided_can_be_verified_and_nothing_else() {
     }
     cluster.close(nodes);
 
-    // Every node has decided the same, whatever certificates it has of it.
+    agree(&cluster);
+    mutations(&cluster);
+    proofs(&cluster);
+}
+
+/// Every node has decided the same, whatever certificates it has of it.
+fn agree(cluster: &Cluster) {
     let mut tips = Vec::new();
     for node in 1..=NODES as u64 {
-        let ended = audit_node(&cluster, node, &[]);
+        let ended = audit_node(cluster, node, &[]);
         assert_eq!(ended.code, 0, "n{node}: {}", ended.err);
         let found = ended.json();
         let tip = format!("{}:{}", found["height"], found["id"].as_str().unwrap());
@@ -48,11 +102,9 @@ fn what_was_decided_can_be_verified_and_nothing_else() {
     let (height, least) = &tips[0];
     assert!(*height > 0);
     for node in 1..=NODES as u64 {
-        let ended = audit_node(&cluster, node, &["--tip", least]);
+        let ended = audit_node(cluster, node, &["--tip", least]);
         assert_eq!(ended.code, 0, "n{node}: {}", ended.err);
     }
-    mutations(&cluster);
-    proofs(&cluster);
 }
 
 /// Exports the history of a node, and changes it in each way that an auditor has to see.
@@ -258,7 +310,7 @@ fn check(place: &Place, config: &Path) -> Ended {
 fn so_few_byzantine_validators_that_none_may_fail_are_told() {
     let place = Place::new();
     for (nodes, model, words) in [
-        ("n1=a:1", "byzantine", Some("one validator cannot do without any")),
+        ("n1=a:1", "byzantine", Some("1 validator of fault model byzantine cannot do without any")),
         ("n1=a:1,n2=b:1,n3=c:1", "byzantine", Some("4 are the fewest that can")),
         ("n1=a:1,n2=b:1,n3=c:1", "crash", None),
         ("n1=a:1,n2=b:1,n3=c:1,n4=d:1", "byzantine", None),
