@@ -127,7 +127,7 @@ impl Pin {
         let sticky = &self.inner.sticky;
         sticky.check()?;
         sticky.run("read a checkpoint", || {
-            let (mut pairs, mut bytes) = (Vec::new(), 0);
+            let (mut pairs, mut bytes) = (Vec::<(Bytes, Bytes)>::new(), 0);
             for pair in table.range::<&[u8]>((from, Bound::Unbounded))? {
                 let full = pairs.len() >= pairs_max || bytes >= bytes_max;
                 if full && !pairs.is_empty() {
@@ -135,6 +135,16 @@ impl Pin {
                 }
                 let (key, value) = pair?;
                 let (key, value) = (key.value(), value.value());
+                // Damaged pages may lead anywhere, and who reads on from the last key would never come to the end.
+                let rises = match (pairs.last(), from) {
+                    (Some((last, _)), _) => key > &**last,
+                    (None, Bound::Excluded(last)) => key > last,
+                    (None, Bound::Included(first)) => key >= first,
+                    (None, Bound::Unbounded) => true,
+                };
+                if !rises {
+                    return Err(redb::Error::Corrupted("its keys are not in order".to_owned()));
+                }
                 bytes += key.len() + value.len();
                 pairs.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
             }
