@@ -49,7 +49,11 @@ impl Scene {
         let nodes = cluster.serve_all();
         let observer = Observer::new(&cluster.client_toml());
         let writer = Writer::start(&cluster.client_toml(), "chaos");
-        let load = Load::start(&cluster.client_toml(), seed);
+        // One is at each node whatever happens, and one is where it is served best.
+        let mut clients: Vec<_> =
+            (1..=NODES as u64).map(|node| cluster.client_of(&[node])).collect();
+        clients.push(cluster.client_toml());
+        let load = Load::start(&clients, seed);
         load.wait_for(CALLS);
         Self { cluster, nodes, observer, writer, load, random: Rng::with_seed(seed) }
     }

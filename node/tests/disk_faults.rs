@@ -79,6 +79,19 @@ impl Caller {
         self.accepted.insert(number, Accepted { began, revision: done.revision });
         true
     }
+
+    /// Everything that was accepted is there, as it was told.
+    #[track_caller]
+    fn check(&self, observer: &Observer) {
+        let (entries, _) = observer.read(&shard());
+        let there = entries.iter().map(|entry| (&entry.key, (entry.created, entry.modified)));
+        let there: BTreeMap<_, _> =
+            there.map(|(key, revisions)| (key.to_vec(), revisions)).collect();
+        for (number, Accepted { revision, .. }) in &self.accepted {
+            let found = there.get(key(*number).as_bytes());
+            assert_eq!(found, Some(&(*revision, *revision)), "put {number}");
+        }
+    }
 }
 
 fn key(number: u64) -> String {
@@ -116,6 +129,7 @@ fn a_disk_that_fails_leads_to_no_false_accept() {
     let (runtime, mut node) = (runtime(), cluster.serve_all().remove(0));
     let client = runtime.block_on(connect(&cluster.client_toml()));
     let mut caller = Caller { runtime, client, next: 0, accepted: BTreeMap::new() };
+    let observer = Observer::new(&cluster.client_toml());
     let mut random = Rng::with_seed(1);
     let (mut hit, mut calls) = (0, 0);
     let cases = budget(10, 500);
@@ -164,20 +178,13 @@ fn a_disk_that_fails_leads_to_no_false_accept() {
         // It is the same node again, with everything.
         assert!(caller.put(PATIENCE), "a node whose disk is well serves");
         fs::remove_file(trace).unwrap();
-    }
-    let (entries, _) = Observer::new(&cluster.client_toml()).read(&shard());
-    let there: BTreeMap<_, _> =
-        entries.iter().map(|entry| (entry.key.clone(), (entry.created, entry.modified))).collect();
-    for (number, Accepted { revision, .. }) in &caller.accepted {
-        assert_eq!(
-            there.get(key(*number).as_bytes()),
-            Some(&(*revision, *revision)),
-            "put {number}"
-        );
+        if (case + 1) % 10 == 0 {
+            caller.check(&observer);
+        }
     }
     println!(
         "{cases} faults, {hit} of them of the log, {calls} calls that failed, {} puts",
-        there.len()
+        caller.accepted.len()
     );
     assert!(hit * 3 > cases, "too few reached the log: {hit} of {cases}");
     let Caller { runtime, client, .. } = caller;

@@ -1,6 +1,6 @@
 //! Clients that write and read few keys together, and what they were told, to be judged.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -14,7 +14,6 @@ use quorate_conformance::linearizable::{KvCall, What, linearizable};
 use super::process::PATIENCE;
 use super::writer::{connect, runtime};
 
-const CLIENTS: u32 = 4;
 const KEYS: u32 = 16;
 
 /// How long a call waits before it is unknown what became of it.
@@ -49,10 +48,11 @@ struct Told {
 }
 
 impl Load {
-    pub(crate) fn start(config: &Path, seed: u64) -> Self {
+    /// One client for each of these files. Clients that know different nodes read at different nodes.
+    pub(crate) fn start(configs: &[PathBuf], seed: u64) -> Self {
         let shared: Arc<Shared> = Arc::default();
-        let clients = (0..CLIENTS).map(|client| {
-            let (shared, config) = (Arc::clone(&shared), config.to_owned());
+        let clients = (0..).zip(configs).map(|(client, config)| {
+            let (shared, config) = (Arc::clone(&shared), config.clone());
             std::thread::spawn(move || {
                 runtime().block_on(async {
                     let link = connect(&config).await;
