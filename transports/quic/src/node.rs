@@ -217,7 +217,11 @@ impl Node {
     pub(crate) fn remove_peer(&self, id: NodeId) {
         let removed = self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         if let Some(peer) = removed {
-            peer.remove(&format!("{id} is not a peer of {} any more", self.id));
+            let why = format!(
+                "{id} is not a peer of {} any more; to come back, it is added under a new number",
+                self.id
+            );
+            peer.remove(&why);
             self.changed();
         }
     }
