@@ -46,7 +46,7 @@ pub(crate) fn find_all(jobs: usize, page: Option<&Path>) -> ExitCode {
         while let Some(bug) = Bug::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
             let seen = find(*bug);
             let said = match &seen {
-                Some((seed, what)) => format!("{}: seed {seed}: {what}", bug.name()),
+                Some((seed, what)) => format!("{}: seed {seed}: {}", bug.name(), short(what)),
                 None => format!("{}: NOT FOUND in {SEEDS_MAX} seeds", bug.name()),
             };
             bar.suspend(|| println!("{said}"));
