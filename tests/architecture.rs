@@ -70,6 +70,7 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
             allowed.extend(LEAVES);
             allowed.extend([
                 "quorate",
+                "quorate-certificate",
                 "quorate-engine",
                 "quorate-shard",
                 "quorate-client",

@@ -11,6 +11,7 @@
 //! Where a decoder is private, its crate has a hidden module `fuzzing`, which reads bytes and writes them again, or seals bytes with
 //! checksums that are right, so that what is behind the checksum is reached too.
 
+mod certificate;
 mod checkpoint;
 mod client;
 mod config;
@@ -95,6 +96,12 @@ pub const TARGETS: &[Target] = &[
         seeds: config::manifests,
     },
     Target { name: "config", fixed_bytes: 1 << 17, judge: config::config, seeds: config::configs },
+    Target {
+        name: "certificate",
+        fixed_bytes: 1 << 20,
+        judge: certificate::judge,
+        seeds: certificate::seeds,
+    },
     Target { name: "lines", fixed_bytes: 1 << 16, judge: lines::judge, seeds: lines::seeds },
 ];
 
