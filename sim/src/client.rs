@@ -19,6 +19,9 @@ const SINGLES_MAX: usize = 6;
 /// Most frames of a client that are open, unless its lists are long: what all clients have open fits into one batch of the log.
 const OPEN_MAX: usize = 40;
 
+/// From the oldest open serial to the newest one: a session keeps what is decided between, and has no room for more than a few thousand.
+const OPEN_SPAN: u64 = 3000;
+
 /// Longer lists than this are of small frames.
 const LONG_LIST: usize = 100;
 
@@ -112,7 +115,9 @@ impl Client {
         }
         let waiting: Vec<usize> =
             (0..self.requests.len()).filter(|place| self.requests[*place].call.is_none()).collect();
-        let many = self.requests.len() >= SINGLES_MAX
+        let oldest = self.open.keys().next().copied().unwrap_or(self.next);
+        let many = self.next.saturating_sub(oldest) > OPEN_SPAN
+            || self.requests.len() >= SINGLES_MAX
             || self.open.len() + self.list_max >= self.open_max();
         let place = if !waiting.is_empty() && (many || rng.u8(..4) > 0) {
             waiting[rng.usize(..waiting.len())]

@@ -124,10 +124,11 @@ impl<C: Callers> HostCore<C> {
         Ok(())
     }
 
-    /// Whether the sessions have room for each of these frames, as far as this node knows. What is handed to another node cannot be
-    /// refused any more, so it is looked at here first.
+    /// Whether the sessions have room for any of these frames, as far as this node knows: the oldest open serial of a session always has
+    /// some, also in a list. What is handed to another node cannot be refused any more, so it is looked at here first.
     fn sessions_take(&self, frames: &[HashedFrame]) -> Result<(), ProposeError> {
-        match frames.iter().all(|hashed| self.state.session_takes(&hashed.frame)) {
+        let takes = |hashed: &HashedFrame| self.state.session_takes(&hashed.frame);
+        match frames.is_empty() || frames.iter().any(takes) {
             true => Ok(()),
             false => Err(ProposeError::Overloaded {
                 resource: Resource::Unsettled,
