@@ -11,7 +11,7 @@
 //! | [`engine()`](engine::engine) | [`Engine`](quorate_engine::engine::Engine) | [`EngineFactory`] |
 //!
 //! Beside them is what tests of several crates share: [`linearizable()`](linearizable::linearizable) judges what clients were told of keys
-//! and values, and [`until`] waits for what must come.
+//! and values, [`until`] waits for what must come, and [`each_source`] shows the sources of a crate to who judges what they name.
 //!
 //! The suite of engines is synchronous and runs in virtual time. The others run on a tokio runtime with time enabled, of
 //! either flavour.
@@ -22,8 +22,10 @@ pub mod replicator;
 pub mod transport;
 
 mod eventually;
+mod sources;
 
 pub use engine::EngineFactory;
 pub use eventually::until;
 pub use replicator::{Cluster, MachineMaker, ReplicatorFactory};
+pub use sources::each_source;
 pub use transport::{Network, TransportFactory};

@@ -1,30 +1,7 @@
 //! What the exceptions in `deny.toml` rest on: the core is named behind the seam alone, and nothing is parsed or printed as
 //! protobuf, not even bytes of our own.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|ending| ending == "rs") {
-            found.push(path);
-        }
-    }
-}
-
-fn each_source(judge: impl Fn(&str, &str)) {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut found = Vec::new();
-    sources(&src, &mut found);
-    assert!(found.len() > 10, "{} sources", found.len());
-    for path in found {
-        let name = path.strip_prefix(&src).unwrap().display().to_string();
-        judge(&name, &fs::read_to_string(&path).unwrap());
-    }
-}
+use quorate_conformance::each_source;
 
 #[test]
 fn no_byte_reaches_protobuf() {
@@ -38,7 +15,7 @@ fn no_byte_reaches_protobuf() {
         "propose_conf_change",
         "prost",
     ];
-    each_source(|name, source| {
+    each_source(env!("CARGO_MANIFEST_DIR"), |name, source| {
         for word in WORDS {
             assert!(!source.contains(word), "{name} has {word:?}");
         }
@@ -47,7 +24,7 @@ fn no_byte_reaches_protobuf() {
 
 #[test]
 fn the_core_is_named_behind_the_seam_alone() {
-    each_source(|name, source| {
+    each_source(env!("CARGO_MANIFEST_DIR"), |name, source| {
         let behind = name == "core.rs" || name.starts_with("core/");
         let named = source.lines().any(|line| {
             let line = line.trim_start();
