@@ -3,12 +3,10 @@
 #[path = "support/quorum_cluster.rs"]
 mod quorum_cluster;
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use quorate_certificate::FaultModel;
 use quorate_conformance::replicator::{Cluster, MachineMaker, ReplicatorFactory, replicator};
-use quorate_replicator::{Durability, NodeId, Replicator};
+use quorate_replicator::Durability;
 use quorum_cluster::QuorumCluster;
 
 #[derive(Debug)]
@@ -24,42 +22,7 @@ impl ReplicatorFactory for Factory {
         let cluster = QuorumCluster::new(nodes as u64, self.1, self.2, Box::new(move || machine()))
             .open()
             .await;
-        Box::new(Judged { cluster, durability: self.2 })
-    }
-}
-
-#[derive(Debug)]
-struct Judged {
-    cluster: QuorumCluster,
-    durability: Durability,
-}
-
-#[async_trait]
-impl Cluster for Judged {
-    fn nodes(&self) -> Vec<Arc<dyn Replicator>> {
-        self.cluster.nodes()
-    }
-
-    async fn restart(&self, node: usize) -> bool {
-        if self.durability == Durability::Memory {
-            return false;
-        }
-        let node = NodeId::new(node as u64 + 1);
-        self.cluster.stop(node).await;
-        self.cluster.start(node).await.unwrap();
-        true
-    }
-
-    async fn stall(&self, _: usize, stalled: bool) -> bool {
-        if self.cluster.nodes().len() == 1 {
-            return false;
-        }
-        self.cluster.cut_all(stalled);
-        true
-    }
-
-    async fn close(&self) {
-        self.cluster.close().await;
+        Box::new(cluster)
     }
 }
 

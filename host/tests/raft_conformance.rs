@@ -3,11 +3,9 @@
 #[path = "support/raft_cluster.rs"]
 mod raft_cluster;
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use quorate_conformance::replicator::{Cluster, MachineMaker, ReplicatorFactory, replicator};
-use quorate_replicator::{Durability, NodeId, Replicator};
+use quorate_replicator::Durability;
 use raft_cluster::RaftCluster;
 
 #[derive(Debug)]
@@ -22,42 +20,7 @@ impl ReplicatorFactory for Factory {
     async fn open(&self, nodes: usize, machine: MachineMaker) -> Box<dyn Cluster> {
         let cluster =
             RaftCluster::new(nodes as u64, self.1, Box::new(move || machine())).open().await;
-        Box::new(Judged { cluster, durability: self.1 })
-    }
-}
-
-#[derive(Debug)]
-struct Judged {
-    cluster: RaftCluster,
-    durability: Durability,
-}
-
-#[async_trait]
-impl Cluster for Judged {
-    fn nodes(&self) -> Vec<Arc<dyn Replicator>> {
-        self.cluster.nodes()
-    }
-
-    async fn restart(&self, node: usize) -> bool {
-        if self.durability == Durability::Memory {
-            return false;
-        }
-        let node = NodeId::new(node as u64 + 1);
-        self.cluster.stop(node).await;
-        self.cluster.start(node).await.unwrap();
-        true
-    }
-
-    async fn stall(&self, _: usize, stalled: bool) -> bool {
-        if self.cluster.nodes().len() == 1 {
-            return false;
-        }
-        self.cluster.cut_all(stalled);
-        true
-    }
-
-    async fn close(&self) {
-        self.cluster.close().await;
+        Box::new(cluster)
     }
 }
 

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use quorate_conformance::replicator::Cluster;
 use quorate_engine::engine::EngineDriver;
 use quorate_host::{HostConfig, Hosted};
 use quorate_replicator::{
@@ -160,5 +162,38 @@ where
         for node in self.nodes() {
             let _ = node.close().await;
         }
+    }
+}
+
+/// As the suite that judges replicators drives it.
+#[async_trait]
+impl<D: EngineDriver + Clone + std::fmt::Debug> Cluster for Nodes<D>
+where
+    Hosted<D>: Driver<Config = D::Config>,
+{
+    fn nodes(&self) -> Vec<Arc<dyn Replicator>> {
+        self.nodes()
+    }
+
+    async fn restart(&self, node: usize) -> bool {
+        if self.durability == Durability::Memory {
+            return false;
+        }
+        let node = NodeId::new(node as u64 + 1);
+        self.stop(node).await;
+        self.start(node).await.unwrap();
+        true
+    }
+
+    async fn stall(&self, _: usize, stalled: bool) -> bool {
+        if self.nodes().len() == 1 {
+            return false;
+        }
+        self.cut_all(stalled);
+        true
+    }
+
+    async fn close(&self) {
+        self.close().await;
     }
 }
