@@ -151,6 +151,8 @@ pub struct HostCore<C: Callers> {
     checks: Vec<(u64, Entry)>,
     /// The first index of the log.
     log_first: Index,
+    /// Writes that trim the log and are not durable: below which index. Until they are, a restart may find the log as it was.
+    trims: VecDeque<(Seq, Index)>,
     /// Frames have been waiting unplaced since.
     waiting_since: Option<Now>,
     /// Who proposed at the end of the last turn.
@@ -249,6 +251,7 @@ impl<C: Callers> HostCore<C> {
             inputs: VecDeque::new(),
             checks: Vec::new(),
             log_first,
+            trims: VecDeque::new(),
             waiting_since: None,
             proposer: None,
             engine_status,

@@ -353,7 +353,7 @@ impl GroupState {
         self.skips.get(&index).map_or(&[], Vec::as_slice)
     }
 
-    /// Entries below `index` are gone from the log.
+    /// Entries below this index are gone from the log for good.
     pub(crate) fn trim(&mut self, below: Index) {
         let kept = self.skips.split_off(&below);
         let gone = std::mem::replace(&mut self.skips, kept);

@@ -84,6 +84,7 @@ fn seeds_that_found_something_stay_clean() {
     for (seed, found) in [
         (2, "a session full of later serials refused its oldest open one for ever"),
         (12, "a block whose sync had failed was trusted by the next process"),
+        (7267, "a subscriber read rejected frames of a log whose trimming was lost with the power"),
     ] {
         println!("seed {seed}: {found}");
         live_through(seed);

@@ -8,7 +8,7 @@ use crate::callers::Callers;
 use crate::compaction::Running;
 use crate::effects::{Effects, FetchFor, Fetched};
 use crate::engine::{Input, Now};
-use crate::subscriptions::SubscriptionOver;
+use crate::subscriptions::{SubscriptionId, SubscriptionOver};
 
 use super::{HostCore, StoredCheckpoint};
 
@@ -17,8 +17,16 @@ impl<C: Callers> HostCore<C> {
     pub fn durable(&mut self, seq: Seq) {
         if self.stopped.is_none() && seq > self.durable {
             assert!(seq <= self.out.last_seq(), "only what was written becomes durable");
-            self.durable = seq;
+            self.made_durable(seq);
             self.inputs.push_back(Input::Durable(seq));
+        }
+    }
+
+    /// Notes that every write up to `seq` is on stable storage.
+    pub(super) fn made_durable(&mut self, seq: Seq) {
+        self.durable = seq;
+        while let Some((_, below)) = self.trims.pop_front_if(|(trim, _)| *trim <= seq) {
+            self.state.trim(below);
         }
     }
 
@@ -41,12 +49,12 @@ impl<C: Callers> HostCore<C> {
             (FetchFor::Engine(ticket), Fetched::Trimmed(_)) => {
                 self.inputs.push_back(Input::Fetched { ticket, entries: Vec::new() });
             }
-            (FetchFor::Subscription(id), Fetched::Trimmed(_)) => {
-                self.subscriptions.remove(id);
-                let (oldest, snapshot) = self.oldest_readable();
-                effects.over.push((id, SubscriptionOver::Compacted { oldest, snapshot }));
-            }
+            (FetchFor::Subscription(id), Fetched::Trimmed(_)) => self.compacted_under(id, effects),
             (FetchFor::Subscription(id), Fetched::Entries(entries)) => {
+                // What was not accepted of an entry is known only while the log has it.
+                if entries.first().is_some_and(|(entry, _)| entry.index < self.log_first) {
+                    return self.compacted_under(id, effects);
+                }
                 let mut batches = Vec::with_capacity(entries.len());
                 for (entry, _) in entries {
                     match self.accepted_of(&entry) {
@@ -57,6 +65,12 @@ impl<C: Callers> HostCore<C> {
                 effects.chunks.extend(self.subscriptions.fetched(id, self.epoch(), &batches));
             }
         }
+    }
+
+    fn compacted_under(&mut self, id: SubscriptionId, effects: &mut Effects<C>) {
+        self.subscriptions.remove(id);
+        let (oldest, snapshot) = self.oldest_readable();
+        effects.over.push((id, SubscriptionOver::Compacted { oldest, snapshot }));
     }
 
     /// The frames of a retained entry that were accepted there.

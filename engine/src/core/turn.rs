@@ -164,7 +164,7 @@ impl<C: Callers> HostCore<C> {
         self.engine.settle(now, &mut self.out);
         self.drain(now, effects);
         if self.config.volatile && self.durable < self.out.last_seq() {
-            self.durable = self.out.last_seq();
+            self.made_durable(self.out.last_seq());
             self.step(now, Input::Durable(self.durable));
             self.engine.settle(now, &mut self.out);
             self.drain(now, effects);
@@ -176,7 +176,7 @@ impl<C: Callers> HostCore<C> {
         for write in self.out.writes.drain(..) {
             if let Record::Trim { below } = &write.record {
                 self.log_first = self.log_first.max(*below);
-                self.state.trim(*below);
+                self.trims.push_back((write.seq, *below));
             }
             effects.writes.push(write);
         }

@@ -1,7 +1,11 @@
 //! Subscriptions: every accepted frame once, in order, from memory or from the log.
 
-use quorate_engine::{CheckpointPolicy, Retain, SubscriptionId};
+use bytes::Bytes;
+use quorate_engine::{
+    CheckpointPolicy, CoreConfig, Fetched, Retain, SubscriptionId, SubscriptionOver,
+};
 use quorate_replicator::*;
+use quorate_storage::Record;
 
 use crate::desk::*;
 
@@ -158,4 +162,60 @@ fn what_is_gone_or_not_there_yet_is_said() {
     let ahead = Position { index: 99, ..snapshot };
     let error = subscribe(&mut desk, Scope::All, &Cursor::after([ahead])).unwrap_err();
     assert!(matches!(error, SubscribeError::Ahead { .. }), "{error}");
+}
+
+/// A desk whose checkpoints free all of the log that they can, after a frame that was rejected and one that repeats another.
+fn trimming(large: u64) -> (CoreConfig, Desk) {
+    let mut config = config();
+    config.checkpoint = CheckpointPolicy { log_bytes: 1 << 20, ..config.checkpoint };
+    config.retain = Retain { bytes: 0, ..config.retain };
+    let mut desk = Desk::open(config.clone());
+    desk.open_session(1);
+    desk.decide(frame(1, 1, "1")).unwrap();
+    desk.decide(frame(1, 1, "1")).unwrap();
+    assert_eq!(desk.decide(frame(1, 1, "other")), Ok(Decision::Reject(Rejection::IdReused)));
+    let payload = "x".repeat(500 << 10);
+    for serial in 2..2 + large {
+        desk.decide(Frame { settled: serial, ..frame(1, serial, &payload) }).unwrap();
+    }
+    (config, desk)
+}
+
+#[test]
+fn what_was_not_accepted_is_known_until_the_log_is_durably_without_it() {
+    let (config, mut desk) = trimming(4);
+    // The log is told to forget, and the next checkpoint is stored, before that is durable.
+    let job = desk.jobs.remove(0);
+    let index = job.index;
+    desk.stored.get_or_insert_default().write(job);
+    desk.core.checkpointed(desk.now, index, &mut desk.effects);
+    desk.turn();
+    assert!(desk.pending.iter().any(|write| matches!(write.record, Record::Trim { .. })));
+    desk.now += config.checkpoint.interval;
+    desk.turn();
+    let job = desk.jobs.pop().expect("a checkpoint is due");
+    desk.stored.get_or_insert_default().write(job);
+    let mut desk = desk.restart(config);
+    assert_eq!(desk.core.status().log_first, 1);
+    let id = subscribe(&mut desk, Scope::All, &Cursor::beginning()).unwrap();
+    let given = handle(&mut desk, id);
+    let small: Vec<_> = given.iter().filter(|payload| payload.len() < 10).collect();
+    assert_eq!(small, ["1"]);
+}
+
+#[test]
+fn what_was_read_of_the_log_before_it_was_trimmed_is_not_given_after_that() {
+    let (_, mut desk) = trimming(3);
+    let who = desk.number();
+    desk.core.subscribe(Scope::All, &Cursor::beginning(), who, &mut desk.effects);
+    while desk.core.turn(desk.now, &mut desk.effects) {}
+    let fetch = desk.effects.fetches.pop().expect("the log is read");
+    let read = desk.entries.iter().filter(|entry| fetch.range.contains(&entry.index)).take(4);
+    let read = read.map(|entry| (entry.clone(), Bytes::new())).collect();
+    desk.store();
+    assert!(desk.first > fetch.range.start);
+    desk.core.fetched(fetch.reader, Fetched::Entries(read), &mut desk.effects);
+    let over = desk.effects.over.pop();
+    assert!(matches!(over, Some((_, SubscriptionOver::Compacted { .. }))), "{over:?}");
+    assert!(desk.effects.chunks.is_empty());
 }
