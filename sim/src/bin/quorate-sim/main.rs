@@ -139,12 +139,13 @@ fn main() -> ExitCode {
         }
         work();
     });
+    // A finished bar says that it came to its end, wherever a violation stopped it.
+    let lived = bar.position();
     bar.finish_and_clear();
     let seconds = began.elapsed().as_secs_f64();
     let Progress { total, violations } =
         progress.into_inner().unwrap_or_else(PoisonError::into_inner);
     let (frames, faults, words) = total.words();
-    let lived = bar.position();
     println!("{lived} seeds, {violations} with a violation: {words}");
     println!("{seconds:.1} s: {}", pace(lived, frames, faults, began));
     if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
