@@ -156,7 +156,7 @@ fn voting(scheme: Scheme, members: &[NodeId]) -> QuorumDriver {
             .iter()
             .copied()
             .zip(keys)
-            .map(|(node, key)| (node, Setup { genesis: genesis.clone(), key })),
+            .map(|(node, key)| (node, Setup::new(genesis.clone(), key))),
     )
 }
 

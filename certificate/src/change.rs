@@ -11,8 +11,8 @@ use crate::validator::{VALIDATORS_MAX, Validator, ValidatorSet, ValidatorSetErro
 /// Most changes of one batch.
 pub const CHANGES_MAX: usize = 16;
 
-/// Most bytes of the note in a batch that changes the validators.
-pub const NOTE_BYTES_MAX: usize = 64 << 10;
+/// Most bytes of the note in a batch that changes the validators: an approval of each of a hundred, with the longest signatures.
+pub const NOTE_BYTES_MAX: usize = 384 << 10;
 
 /// One change of the validators.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -321,7 +321,7 @@ fn set(validators: &mut [Validator], node: u64, set: impl FnOnce(&mut Validator)
 pub struct MembersBody {
     /// The changes, which come into force together.
     pub changes: Vec<ValidatorChange>,
-    /// What the engine wants to say beside them, opaque here: of nodes that do not vote, for instance.
+    /// What stands beside them, opaque to the change itself: who approves it, as [`Motion`](crate::Motion) says.
     pub note: Bytes,
 }
 

@@ -49,6 +49,7 @@ mod genesis;
 mod header;
 mod history_file;
 mod key;
+mod motion;
 mod proof;
 mod scheme;
 #[cfg(test)]
@@ -73,6 +74,7 @@ pub use genesis::{ChainId, Genesis};
 pub use header::{BodyKind, HEADER_BYTES, Header};
 pub use history_file::{HistoryFileError, HistoryWriter, RECORD_BYTES_MAX, audit_history};
 pub use key::{PublicKey, SIGNATURE_BYTES_MAX, Signature, SigningError, SigningKey};
+pub use motion::{ApprovalError, MOTION_BYTES_MAX, Motion, MotionError};
 pub use proof::{DecidedFrame, PROOF_BYTES_MAX, PROOF_MAGIC, ProofError, Shown};
 pub use scheme::Scheme;
 pub use validator::{POWER_MAX, VALIDATORS_MAX, Validator, ValidatorSet, ValidatorSetError};

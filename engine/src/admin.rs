@@ -1,12 +1,13 @@
 //! Operators' wishes, on their way to the engine that can do them.
 //!
 //! A wish about the group is done by whoever leads it. One that came to another node is sent there, and sent again when
-//! the leader changes or nothing is heard; the leader knows a repeated wish by its sender and ticket.
+//! the leader changes or nothing is heard; the leader knows a repeated wish by its sender and ticket. An approval is the word of one
+//! operator at one node, and stays there.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use quorate_replicator::{AdminError, NodeId};
+use quorate_replicator::{AdminError, MemberChange, NodeId};
 
 use crate::callers::{Answer, Callers, sooner};
 use crate::engine::{Admin, Now};
@@ -107,7 +108,9 @@ impl<C: Callers> Wishes<C> {
         let mut asks = Vec::new();
         for (ticket, own) in &mut self.own {
             let to = match &own.admin {
-                Admin::StepDown | Admin::Campaign => Some(None),
+                Admin::StepDown | Admin::Campaign | Admin::Change(MemberChange::Approve { .. }) => {
+                    Some(None)
+                }
                 Admin::Transfer(_) | Admin::Change(_) => {
                     leader.map(|leader| Some(leader).filter(|leader| *leader != node))
                 }
@@ -181,6 +184,9 @@ impl<C: Callers> Wishes<C> {
                 None => AdminError::NotLeader { leader: None },
                 Some(to) => AdminError::Unfinished {
                     reason: match to {
+                        None if matches!(own.admin, Admin::Change(MemberChange::Approve { .. })) => {
+                            "this node has approved it, and waits until enough others have and it is in force".into()
+                        }
                         None => "this node is still at it".into(),
                         Some(to) => format!("{to}, which leads, has not answered"),
                     },

@@ -70,6 +70,14 @@ pub enum MemberChange {
         /// Where the other members reach the new one.
         address: String,
     },
+    /// Approves a change as the operator of the node that is asked, for drivers whose members do not trust one another: it is done when the
+    /// operators of enough members have approved the same, each at its own node. It is answered when it is in force, and never forwarded.
+    Approve {
+        /// What is to change, in the driver's own encoding.
+        change: Vec<u8>,
+        /// Where nodes that it adds are reached.
+        new: Vec<(NodeId, String)>,
+    },
 }
 
 impl fmt::Display for MemberChange {
@@ -79,6 +87,7 @@ impl fmt::Display for MemberChange {
             Self::Promote { node } => write!(f, "promote {node}"),
             Self::Remove { node } => write!(f, "remove {node}"),
             Self::Replace { old, new, .. } => write!(f, "replace {old} by {new}"),
+            Self::Approve { .. } => f.write_str("approve a change"),
         }
     }
 }

@@ -44,6 +44,12 @@ impl Writer {
         self
     }
 
+    /// Bytes whose end is known otherwise.
+    pub(crate) fn raw(&mut self, value: &[u8]) -> &mut Self {
+        self.0.put_slice(value);
+        self
+    }
+
     /// A string of bytes with its length.
     pub(crate) fn bytes(&mut self, value: &[u8]) -> &mut Self {
         self.u32(u32::try_from(value.len()).expect("strings of bytes are small"));
@@ -121,6 +127,15 @@ impl<'a> Reader<'a> {
         let bytes = self.bytes(quorate_certificate::SIGNATURE_BYTES_MAX)?;
         Signature::from_bytes(Bytes::copy_from_slice(bytes))
             .map_err(|_| Malformed("no scheme has such a signature"))
+    }
+
+    /// All that is left.
+    pub(crate) const fn rest(self) -> &'a [u8] {
+        self.0
+    }
+
+    pub(crate) const fn is_at_end(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(crate) const fn finish(self) -> Read<()> {

@@ -15,6 +15,9 @@ pub struct QuorumConfig {
     pub genesis_file: PathBuf,
     /// What this node signs with. Nobody else may read the file.
     pub key_file: PathBuf,
+    /// What it is to sign with from the height on from which the validators know it by that key: `quorate validator new-key` makes it. Read
+    /// at the start, if it is there.
+    pub next_key_file: PathBuf,
     /// How long the others wait for a proposal before they vote for none. As long as it takes to send a full batch to all, to
     /// write and to check it; so long is nothing decided after a proposer is lost. From 1 ms to `timeout_max`.
     #[serde(with = "humantime_serde")]
@@ -44,6 +47,7 @@ impl Default for QuorumConfig {
         Self {
             genesis_file: PathBuf::from("genesis.toml"),
             key_file: PathBuf::from("validator.key"),
+            next_key_file: PathBuf::from("next.key"),
             propose_timeout: Duration::from_millis(150),
             prevote_timeout: Duration::from_millis(50),
             precommit_timeout: Duration::from_millis(50),

@@ -3,6 +3,7 @@
 mod candidates;
 mod catching_up;
 mod heights;
+mod members;
 mod opening;
 mod reads;
 mod standing;
@@ -14,17 +15,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_certificate::{ChainId, FaultModel, ValidatorSet, ValueId};
+use quorate_certificate::{ChainId, FaultModel, Genesis, ValidatorSet, ValueId};
 use quorate_engine::engine::{
     Delivery, Demand, Engine, EngineDriver, EngineStatus, Input, Message, Now, Opening, Outgoing,
     Output, Placed, StateHash, TimerId,
 };
-use quorate_replicator::{AdminError, NodeId};
+use quorate_replicator::NodeId;
 use quorate_storage::{Body, Entry, Index, Seq, Tag};
 
 use self::candidates::Candidate;
 use self::catching_up::{Fetching, Peer, Sync};
 use self::heights::Ahead;
+use self::members::{APPROVE, Motions};
 use self::reads::Reads;
 use self::standing::{Incarnation, Standing};
 use self::suspicion::Wait;
@@ -99,6 +101,8 @@ pub struct QuorumEngine {
     node: NodeId,
     timing: Timing,
     rotate_every: u64,
+    genesis: Genesis,
+    group: u32,
     fault_model: FaultModel,
     chain: ChainId,
     incarnation: Incarnation,
@@ -134,6 +138,7 @@ pub struct QuorumEngine {
     peers: BTreeMap<NodeId, Peer>,
     sync: Sync,
     reads: Reads,
+    motions: Motions,
     waits: Option<Wait>,
     /// What a suspect proposed, and whether it is valid.
     kept_back: Vec<(Proposed, bool)>,
@@ -162,17 +167,22 @@ impl QuorumEngine {
         self.validators().get(self.node.number()).is_some()
     }
 
+    /// Whether a node is a validator of one of the next two heights.
     fn knows(&self, node: NodeId) -> bool {
         let known = |set: &ValidatorSet| set.get(node.number()).is_some();
         known(&self.mark.validators) || known(&self.mark.next_validators)
     }
 
-    /// All validators but this node.
-    fn others(&self) -> Vec<NodeId> {
+    /// The validators of the next two heights.
+    fn everybody(&self) -> BTreeSet<NodeId> {
         let all =
             self.validators().validators().iter().chain(self.mark.next_validators.validators());
-        let all: BTreeSet<_> = all.map(|known| NodeId::new(known.node)).collect();
-        all.into_iter().filter(|node| *node != self.node).collect()
+        all.map(|known| NodeId::new(known.node)).collect()
+    }
+
+    /// All of them but this node.
+    fn others(&self) -> Vec<NodeId> {
+        self.everybody().into_iter().filter(|node| *node != self.node).collect()
     }
 
     /// Who proposes in the round so many after the present one.
@@ -212,17 +222,22 @@ impl QuorumEngine {
     }
 
     fn received(&mut self, from: NodeId, message: &Message, out: &mut Output) {
-        if from == self.node || !self.knows(from) {
+        if from == self.node {
             return;
         }
         let said = match Said::decode(&self.chain, message) {
             Ok(said) => said,
             Err(message::Unread::Foreign) => {
-                self.foreign.insert(from);
+                if self.knows(from) {
+                    self.foreign.insert(from);
+                }
                 return;
             }
             Err(message::Unread::Malformed(_)) => return,
         };
+        if !self.knows(from) {
+            return self.heard_follower(from, &said, out);
+        }
         self.foreign.remove(&from);
         self.peers.entry(from).or_default().heard = Some(self.now);
         match said {
@@ -249,6 +264,9 @@ impl QuorumEngine {
             Said::Welcome { incarnation, is_that, claim } => {
                 self.welcomed(from, &incarnation, is_that, claim, out);
             }
+            Said::Approvals { epoch, motion, approvals } => {
+                self.approved(epoch, &motion, approvals, out);
+            }
         }
     }
 
@@ -258,6 +276,7 @@ impl QuorumEngine {
         self.drive(out);
         self.give_back(out);
         self.answer_reads(out);
+        self.propose_change(out);
         if self.height.as_ref().is_some_and(|height| height.wants().is_some()) {
             self.propose_again(out);
             if !self.is_empty_timer_set && self.may_place() {
@@ -289,6 +308,7 @@ impl Engine for QuorumEngine {
             Input::Timer(TELL) => self.tell(out),
             Input::Timer(SYNC) => self.catch_up(out),
             Input::Timer(FOUND) => self.found(out),
+            Input::Timer(APPROVE) => self.tell_motions(out),
             Input::Timer(TimerId(timer)) => {
                 self.core(out, |height, keys, acts| height.timeout(timer, keys, acts));
             }
@@ -309,10 +329,7 @@ impl Engine for QuorumEngine {
             Input::SnapshotSent { to, .. } => {
                 self.peers.entry(to).or_default().is_sent_snapshot = false;
             }
-            Input::Admin { ticket, .. } => {
-                let driver = QuorumDriver::NAME.into();
-                out.admin.push((ticket, Err(AdminError::Unsupported { driver })));
-            }
+            Input::Admin { ticket, admin } => self.wish(ticket, &admin, out),
             Input::Peer { node, alive } => self.peer(node, alive, out),
             // What is held waits at the host.
             Input::Durable(_) => {}
@@ -321,7 +338,7 @@ impl Engine for QuorumEngine {
 
     fn propose(&mut self, now: Now, batch: Body, out: &mut Output) -> Result<Placed, Body> {
         self.now = now;
-        // The validators change by wishes alone.
+        // The validators change by what their operators approve.
         if matches!(batch, Body::Members(_)) || !self.may_place() {
             return Err(batch);
         }

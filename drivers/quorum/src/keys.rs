@@ -12,7 +12,10 @@ const VERIFIED_MAX: usize = 16 << 10;
 /// What this node signs with, and which signatures it has found to hold: the core asks for the same ones several times.
 pub(crate) struct Keys {
     chain: ChainId,
+    /// What it signs with now.
     key: Arc<SigningKey>,
+    /// All keys that it has.
+    all: Vec<Arc<SigningKey>>,
     /// Hashes of messages with their signatures and keys.
     verified: HashSet<[u8; 32]>,
     /// What is read from this node's own journal was verified before it was written.
@@ -21,8 +24,25 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    pub(crate) fn new(chain: ChainId, key: Arc<SigningKey>) -> Self {
-        Self { chain, key, verified: HashSet::new(), trusting: false, fault: None }
+    pub(crate) fn new(
+        chain: ChainId,
+        key: Arc<SigningKey>,
+        next_key: Option<Arc<SigningKey>>,
+    ) -> Self {
+        let all = [Some(Arc::clone(&key)), next_key].into_iter().flatten().collect();
+        Self { chain, key, all, verified: HashSet::new(), trusting: false, fault: None }
+    }
+
+    /// The key to sign with for whom the validators know by `public`; none if this node does not have it.
+    pub(crate) fn of(&self, public: &PublicKey) -> Option<&Arc<SigningKey>> {
+        self.all.iter().find(|key| key.public() == public)
+    }
+
+    /// Signs from now on as the one whom the validators know by `public`.
+    pub(crate) fn sign_as(&mut self, public: &PublicKey) {
+        if let Some(key) = self.of(public) {
+            self.key = Arc::clone(key);
+        }
     }
 
     pub(crate) const fn chain(&self) -> &ChainId {

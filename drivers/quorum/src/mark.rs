@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use quorate_certificate::{
-    Certificate, ChainId, Genesis, HEADER_BYTES, Header, SIGNATURE_BYTES_MAX, VALIDATORS_MAX,
-    ValidatorSet, ValueId,
+    Certificate, ChainId, Decided, Genesis, HEADER_BYTES, Header, HistoryError, RECORD_BYTES_MAX,
+    SIGNATURE_BYTES_MAX, VALIDATORS_MAX, ValidatorHistory, ValidatorSet, ValueId,
 };
 
 use crate::codec::{Malformed, Reader, Writer};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Most bytes of an encoded certificate.
 pub(crate) const PROOF_BYTES_MAX: usize = 64 + VALIDATORS_MAX * (SIGNATURE_BYTES_MAX + 16);
@@ -31,6 +31,59 @@ pub(crate) struct Mark {
     pub(crate) validators: ValidatorSet,
     /// Those of the height after that.
     pub(crate) next_validators: ValidatorSet,
+    /// The decided changes that lead to them from the genesis.
+    pub(crate) changes: Changes,
+}
+
+/// All changes of the validators since the genesis, with their certificates: who trims its log, or begins with a snapshot, can still show
+/// who may decide. They are kept as they are stored, so that a mark of each height is made without looking at them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changes(Bytes);
+
+impl Changes {
+    /// With one more.
+    fn with(&self, decided: Decided<'_>) -> Self {
+        let Decided { header, body, certificate } = decided;
+        let mut to = Writer::default();
+        to.raw(&self.0).bytes(header).bytes(body).bytes(certificate);
+        Self(to.finish())
+    }
+
+    /// Whether they are these, and perhaps more.
+    pub(crate) fn begin_with(&self, other: &Self) -> bool {
+        self.0.starts_with(&other.0)
+    }
+
+    /// Each of them, in order.
+    pub(crate) fn each<E: From<Malformed>>(
+        &self,
+        mut each: impl FnMut(Decided<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut from = Reader::new(&self.0);
+        while !from.is_at_end() {
+            let header = from.bytes(HEADER_BYTES)?;
+            let body = from.bytes(RECORD_BYTES_MAX)?;
+            let certificate = from.bytes(PROOF_BYTES_MAX)?;
+            each(Decided { header, body, certificate })?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a mark does not follow from the genesis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum MarkError {
+    Malformed(Malformed),
+    /// A change in it was not decided.
+    Change(HistoryError),
+    /// Its validators are not those that its changes make.
+    Validators,
+}
+
+impl From<Malformed> for MarkError {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error)
+    }
 }
 
 impl Mark {
@@ -43,19 +96,57 @@ impl Mark {
             proposer: None,
             validators: genesis.validators().clone(),
             next_validators: genesis.validators().clone(),
+            changes: Changes::default(),
         }
     }
 
-    /// After the next height, whose header and certificate these are.
-    pub(crate) fn after(&self, header: &Header, head: Bytes, proof: Bytes) -> Self {
+    /// After the next height, whose header and certificate these are. `changed` has the body of a change and the validators that it
+    /// makes, if it is one.
+    pub(crate) fn after(
+        &self,
+        header: &Header,
+        head: Bytes,
+        proof: Bytes,
+        changed: Option<(&[u8], ValidatorSet)>,
+    ) -> Self {
+        let (changes, next_validators) = match changed {
+            Some((body, next)) => {
+                (self.changes.with(Decided { header: &head, body, certificate: &proof }), next)
+            }
+            None => (self.changes.clone(), self.next_validators.clone()),
+        };
         Self {
             height: header.height,
             value: header.id(),
             proved: Some((head, proof)),
             proposer: Some(header.proposer),
             validators: self.next_validators.clone(),
-            next_validators: self.next_validators.clone(),
+            next_validators,
+            changes,
         }
+    }
+
+    /// Whether a change is decided and not in force.
+    pub(crate) fn is_changing(&self) -> bool {
+        self.validators.epoch() != self.next_validators.epoch()
+    }
+
+    /// The validators of all heights up to two after this one, if all that the mark says of them was decided.
+    ///
+    /// # Errors
+    ///
+    /// What was not.
+    pub(crate) fn history(
+        &self,
+        genesis: &Genesis,
+        group: u32,
+    ) -> Result<ValidatorHistory, MarkError> {
+        let mut history = ValidatorHistory::new(genesis, group);
+        self.changes.each(|decided| history.push(decided).map(drop).map_err(MarkError::Change))?;
+        let follows = history.changed() <= self.height
+            && *history.at(self.height + 1) == self.validators
+            && *history.at(self.height.saturating_add(2)) == self.next_validators;
+        if follows { Ok(history) } else { Err(MarkError::Validators) }
     }
 
     /// The place among the validators of who proposes first at the next height: who made the last one, for so many heights, and then
@@ -78,6 +169,7 @@ impl Mark {
         if changes {
             to.bytes(&self.next_validators.encode());
         }
+        to.raw(&self.changes.0);
         to.finish()
     }
 
@@ -98,7 +190,8 @@ impl Mark {
             true => set(from.bytes(SET_BYTES_MAX)?)?,
             false => validators.clone(),
         };
-        from.finish()?;
+        let changes = Changes(Bytes::copy_from_slice(from.rest()));
+        changes.each(|_| Ok::<_, Malformed>(()))?;
         Ok(Self {
             height: header.height,
             value: header.id(),
@@ -106,6 +199,7 @@ impl Mark {
             proved: Some((head, proof)),
             validators,
             next_validators,
+            changes,
         })
     }
 }

@@ -6,8 +6,12 @@
 //!
 //! Everything is read within bounds. Votes, proposals and certificates are signed; the rest is a hint that makes a node ask.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use quorate_certificate::{BodyKind, ChainId, HEADER_BYTES, Header};
+use quorate_certificate::{
+    BodyKind, ChainId, HEADER_BYTES, Header, Motion, Signature, VALIDATORS_MAX,
+};
 use quorate_engine::engine::Message;
 use quorate_storage::Body;
 
@@ -26,6 +30,7 @@ const READ: u8 = 6;
 const CLAIM: u8 = 7;
 const HELLO: u8 = 8;
 const WELCOME: u8 = 9;
+const APPROVALS: u8 = 10;
 
 /// Most heights in one message.
 pub(crate) const HEIGHTS_MAX: usize = 64;
@@ -51,6 +56,8 @@ pub(crate) enum Said {
     Hello { incarnation: [u8; 16] },
     /// Whether the receiver of a hello knows its sender under that directory, and its claim.
     Welcome { incarnation: [u8; 16], is_that: bool, claim: u64 },
+    /// A change of the validators that operators want, and which of the validators of this epoch approve it.
+    Approvals { epoch: u64, motion: Bytes, approvals: Vec<(u64, Signature)> },
 }
 
 /// A header and what it is about.
@@ -192,6 +199,20 @@ pub(crate) fn welcome(
     plain(to)
 }
 
+pub(crate) fn approvals(
+    chain: &ChainId,
+    epoch: u64,
+    motion: &Motion,
+    approvals: &BTreeMap<u64, Signature>,
+) -> Message {
+    let mut to = begin(chain, APPROVALS);
+    to.u64(epoch).count(approvals.len());
+    for (node, approval) in approvals {
+        to.u64(*node).signature(approval);
+    }
+    Message { head: to.finish(), bodies: vec![motion.encode().into()] }
+}
+
 impl Said {
     pub(crate) fn decode(chain: &ChainId, message: &Message) -> Result<Self, Unread> {
         let mut from = Reader::new(&message.head);
@@ -234,6 +255,16 @@ impl Said {
                 is_that: from.bool()?,
                 claim: from.u64()?,
             },
+            APPROVALS => {
+                let epoch = from.u64()?;
+                let count = from.count(VALIDATORS_MAX, 8 + 4)?;
+                let mut approvals = Vec::with_capacity(count);
+                for _ in 0..count {
+                    approvals.push((from.u64()?, from.signature()?));
+                }
+                let motion = bodies.next().ok_or(Malformed("a body is missing"))?;
+                Self::Approvals { epoch, motion, approvals }
+            }
             _ => return Err(Unread::Malformed(Malformed("it is of no kind that is known"))),
         };
         from.finish()?;

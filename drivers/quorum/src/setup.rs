@@ -22,9 +22,16 @@ pub struct Setup {
     pub genesis: Genesis,
     /// What this node signs with.
     pub key: Arc<SigningKey>,
+    /// What it signs with once the validators know it by this key; none if it is not to get another one.
+    pub next_key: Option<Arc<SigningKey>>,
 }
 
 impl Setup {
+    /// With one key.
+    pub const fn new(genesis: Genesis, key: Arc<SigningKey>) -> Self {
+        Self { genesis, key, next_key: None }
+    }
+
     /// Reads the files that the configuration names; relative paths begin at `directory`.
     ///
     /// # Errors
@@ -40,13 +47,20 @@ impl Setup {
         )?;
         let genesis = toml::from_str(&text)
             .map_err(|error| format!("genesis_file = {genesis_path:?} is no genesis: {error}"))?;
-        let path = directory.join(&config.key_file);
-        let file = open(&path, "key_file")?;
-        private(&path, &file)?;
-        let key = SigningKey::from_text(&read(&path, file, KEY_BYTES_MAX, "key_file")?)
-            .map_err(|error| format!("key_file = {path:?}: {error}"))?;
-        Ok(Self { genesis, key: Arc::new(key) })
+        let key = read_key(&directory.join(&config.key_file), "key_file")?;
+        let next = directory.join(&config.next_key_file);
+        let is_there = next.try_exists();
+        let is_there = is_there.map_err(|error| unreadable(&next, "next_key_file", &error))?;
+        let next_key = is_there.then(|| read_key(&next, "next_key_file")).transpose()?;
+        Ok(Self { genesis, key, next_key })
     }
+}
+
+fn read_key(path: &Path, what: &str) -> Result<Arc<SigningKey>, String> {
+    let file = open(path, what)?;
+    private(path, what, &file)?;
+    let key = SigningKey::from_text(&read(path, file, KEY_BYTES_MAX, what)?);
+    key.map(Arc::new).map_err(|error| format!("{what} = {path:?}: {error}"))
 }
 
 fn open(path: &Path, what: &str) -> Result<File, String> {
@@ -73,14 +87,14 @@ fn read(path: &Path, file: File, bytes_max: u64, what: &str) -> Result<String, S
 
 /// Refuses a key that others may read. Asked of the open file: the path may name another one by now.
 #[cfg(unix)]
-fn private(path: &Path, file: &File) -> Result<(), String> {
+fn private(path: &Path, what: &str, file: &File) -> Result<(), String> {
     use std::os::unix::fs::PermissionsExt;
 
-    let about = file.metadata().map_err(|error| unreadable(path, "key_file", &error))?;
+    let about = file.metadata().map_err(|error| unreadable(path, what, &error))?;
     let mode = about.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(format!(
-            "key_file = {path:?} may be read or written by others (mode {mode:o}); run `chmod 600 {}`, and make a new key if someone may have read it",
+            "{what} = {path:?} may be read or written by others (mode {mode:o}); run `chmod 600 {}`, and make a new key if someone may have read it",
             path.display()
         ));
     }
@@ -88,6 +102,6 @@ fn private(path: &Path, file: &File) -> Result<(), String> {
 }
 
 #[cfg(not(unix))]
-fn private(_path: &Path, _file: &File) -> Result<(), String> {
+fn private(_path: &Path, _what: &str, _file: &File) -> Result<(), String> {
     Ok(())
 }

@@ -44,9 +44,11 @@ impl EngineFactory for Factory {
 
     fn driver(&self) -> QuorumDriver {
         let genesis = self.genesis();
-        QuorumDriver::with_setups((1..).zip(&self.keys).map(|(node, key)| {
-            (NodeId::new(node), Setup { genesis: genesis.clone(), key: Arc::clone(key) })
-        }))
+        QuorumDriver::with_setups(
+            (1..).zip(&self.keys).map(|(node, key)| {
+                (NodeId::new(node), Setup::new(genesis.clone(), Arc::clone(key)))
+            }),
+        )
     }
 
     fn config(&self) -> QuorumConfig {

@@ -125,6 +125,9 @@ impl RaftEngine {
                 core.campaign(true);
                 Begun::Waits(Goal::Leader { node, term: term + 1, ticks: 0 })
             }
+            Admin::Change(MemberChange::Approve { .. }) => Begun::Answered(Err(refused(
+                "nobody has to approve a change of driver raft: ask for it by `quorate member add`, `remove` or `replace`",
+            ))),
             _ if !core.leads() => not_leader,
             Admin::StepDown => {
                 core.step_down();

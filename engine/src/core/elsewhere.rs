@@ -57,17 +57,23 @@ impl<C: Callers> HostCore<C> {
 
     /// Lets the transport reach a node that is about to be added: the engine speaks with it before it is a member.
     pub(super) fn announce(&self, admin: &Admin, effects: &mut Effects<C>) {
-        if let Admin::Change(
-            MemberChange::Add { node, address, .. }
-            | MemberChange::Replace { new: node, address, .. },
-        ) = admin
-        {
-            let (node, role, address) = (*node, MemberRole::Learner, address.clone());
-            let mut known = self.members.clone();
-            known.members.retain(|member| member.node != node);
-            known.members.push(Member { node, role, address });
-            effects.members = Some(known);
+        let new = match admin {
+            Admin::Change(
+                MemberChange::Add { node, address, .. }
+                | MemberChange::Replace { new: node, address, .. },
+            ) => vec![(*node, address.clone())],
+            Admin::Change(MemberChange::Approve { new, .. }) => new.clone(),
+            _ => Vec::new(),
+        };
+        if new.is_empty() {
+            return;
         }
+        let mut known = self.members.clone();
+        for (node, address) in new {
+            known.members.retain(|member| member.node != node);
+            known.members.push(Member { node, role: MemberRole::Learner, address });
+        }
+        effects.members = Some(known);
     }
 
     pub(super) fn send(&self, to: NodeId, packet: Packet, effects: &mut Effects<C>) {

@@ -46,7 +46,7 @@ impl QuorumCluster {
         let driver = QuorumDriver::with_setups(
             (1..)
                 .zip(keys)
-                .map(|(node, key)| (NodeId::new(node), Setup { genesis: genesis.clone(), key })),
+                .map(|(node, key)| (NodeId::new(node), Setup::new(genesis.clone(), key))),
         );
         Self::with_driver((driver, quorum_config()), count, durability, machine)
     }

@@ -125,9 +125,9 @@ impl World {
         let keys = keys(count);
         let genesis = genesis(7, model, &keys);
         let chain = genesis.chain(0);
-        let setups = (1..).zip(&keys).map(|(node, key)| {
-            (NodeId::new(node), Setup { genesis: genesis.clone(), key: Arc::clone(key) })
-        });
+        let setups = (1..)
+            .zip(&keys)
+            .map(|(node, key)| (NodeId::new(node), Setup::new(genesis.clone(), Arc::clone(key))));
         let mut config_random = fastrand::Rng::with_seed(seed);
         // Any of them may be the liars, the first proposer too.
         let first = config_random.u8(..count);

@@ -2,7 +2,7 @@
 
 use quorate_certificate::{Header, ValueId, body_hash};
 use quorate_engine::engine::Output;
-use quorate_storage::{Entry, Tag};
+use quorate_storage::{Body, Entry, Tag};
 
 use super::QuorumEngine;
 use crate::message::{Carried, body_parts};
@@ -49,7 +49,7 @@ impl QuorumEngine {
             return;
         }
         let entry = Entry { index: header.height, tag: Tag(proposed.value), head, body };
-        let follows = self.follows(&header);
+        let follows = self.follows(&header, &entry.body);
         let verdict = (!follows).then_some(false);
         let candidate = Candidate { entry: entry.clone(), header, verdict, is_kept: false };
         self.candidates.insert(proposed.value, candidate);
@@ -63,14 +63,17 @@ impl QuorumEngine {
     }
 
     /// Whether a header is one that everybody who keeps the rules would find right after the last height.
-    fn follows(&self, header: &Header) -> bool {
+    fn follows(&self, header: &Header, body: &Body) -> bool {
         header.height == self.next()
             && header.previous == self.mark.value
             && self.validators().get(header.proposer).is_some()
             && header.validators == self.mark.validators.digest()
             && header.next_validators == self.mark.next_validators.digest()
             && (header.state_index, header.state) == self.applied
-            && header.kind != quorate_certificate::BodyKind::Members
+            && match body {
+                Body::Members(bytes) => self.may_change(bytes),
+                Body::Frames(_) | Body::Empty => true,
+            }
     }
 
     /// The host has judged a candidate.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_certificate::{Certificate, HEADER_BYTES, Header, verify_header};
-use quorate_engine::engine::{Deliver, Delivery, Now, Output, StateHash};
+use quorate_engine::engine::{Deliver, Delivery, Message, Now, Outgoing, Output, StateHash};
 use quorate_replicator::NodeId;
 use quorate_storage::{Entry, Index, Record, Tag};
 
@@ -21,7 +21,7 @@ use super::opening::header_of;
 use super::{QuorumEngine, SYNC, TELL};
 use crate::codec::{Reader, Writer};
 use crate::mark::{Mark, PROOF_BYTES_MAX};
-use crate::message::{self, HEIGHTS_MAX, Proved, body_parts};
+use crate::message::{self, HEIGHTS_MAX, Proved, Said, body_parts};
 
 /// How long to wait for what may be on its way already, before somebody is asked for it.
 const ASK_AFTER: Duration = Duration::from_millis(50);
@@ -37,6 +37,9 @@ const LATE_AFTER: Duration = Duration::from_millis(100);
 
 /// How often a node that is late is told so.
 const LATE_EVERY: Duration = Duration::from_millis(100);
+
+/// Most nodes that are no validators, and are helped to follow.
+const FOLLOWERS_MAX: usize = 64;
 
 /// About how many bytes of heights go into one message; one that is larger goes alone.
 const HEIGHTS_BYTES: usize = 1 << 20;
@@ -177,6 +180,22 @@ impl QuorumEngine {
         self.watch(ASK_AGAIN_AFTER, out);
     }
 
+    /// What somebody said that is no validator of the next two heights: one that is to be added, or was removed. It is helped to follow.
+    pub(super) fn heard_follower(&mut self, from: NodeId, said: &Said, out: &mut Output) {
+        let followers = self.peers.keys().filter(|node| !self.knows(**node)).count();
+        if !self.peers.contains_key(&from) && followers >= FOLLOWERS_MAX {
+            return;
+        }
+        match said {
+            Said::Status { asks: true, .. } => {
+                let status = message::status(&self.chain, self.mark.height, false);
+                self.send(vec![from], status, out);
+            }
+            Said::Ask { from: first } => self.asked(from, *first, out),
+            _ => {}
+        }
+    }
+
     /// A node lacks what follows from `first` on.
     pub(super) fn asked(&mut self, from: NodeId, first: u64, out: &mut Output) {
         if first == 0 || first > self.mark.height {
@@ -190,7 +209,7 @@ impl QuorumEngine {
             // It may not be durable yet, and is not read back then.
             let last = [(&entry.head, proof, &entry.body)];
             let message = message::heights(&self.chain, last.into_iter());
-            return self.answer(from, message, out);
+            return self.answer(vec![from], message, out);
         }
         if first < self.log_first {
             return self.offer_snapshot(from, out);
@@ -201,9 +220,12 @@ impl QuorumEngine {
         out.fetches.push((ticket, first..until, HEIGHTS_BYTES));
     }
 
-    fn answer(&self, to: NodeId, message: quorate_engine::engine::Message, out: &mut Output) {
-        let to = vec![to];
-        out.sends.push(quorate_engine::engine::Outgoing { to, after: 0, urgent: false, message });
+    /// Sends what may be long, and waits for nothing.
+    pub(super) fn answer(&self, to: Vec<NodeId>, message: Message, out: &mut Output) {
+        if to.is_empty() {
+            return;
+        }
+        out.sends.push(Outgoing { to, after: 0, urgent: false, message });
     }
 
     /// What was asked for was read from the log.
@@ -223,7 +245,7 @@ impl QuorumEngine {
                     let heights = entries.iter().take(count);
                     let heights = heights.map(|(entry, proof)| (&entry.head, proof, &entry.body));
                     let message = message::heights(&self.chain, heights);
-                    self.answer(to, message, out);
+                    self.answer(vec![to], message, out);
                 }
             }
             Some(Fetching::Snapshot(to, checkpoint)) => {
@@ -270,7 +292,10 @@ impl QuorumEngine {
         let header = verify_header(&self.chain, self.fault_model, validators, &certificate, &head)
             .map_err(drop)?;
         let entry = Entry { index: header.height, tag: Tag(header.id()), head, body };
-        let is_next = header.height == self.next() && header.previous == self.mark.value;
+        let is_next = header.height == self.next()
+            && header.previous == self.mark.value
+            && header.next_validators == self.mark.next_validators.digest()
+            && self.changed_by(&entry.body).is_ok();
         if !is_next || header_of(&entry).is_none() {
             return Err(());
         }
@@ -342,6 +367,7 @@ impl QuorumEngine {
             return;
         }
         self.end_height(out);
+        let epoch = self.mark.next_validators.epoch();
         self.mark = found;
         self.last = None;
         self.vouched.clear();
@@ -351,16 +377,18 @@ impl QuorumEngine {
         self.gate = reset;
         let what = Deliver::Install { index, mark: mark.clone() };
         out.deliveries.push(Delivery { after: reset, what });
+        self.members_changed(epoch, out);
         self.watch(ASK_AFTER, out);
     }
 
-    /// The mark of a snapshot, and the header of the height after it, if validators that this node knows have signed that.
+    /// The mark of a snapshot, and the header of the height after it, if validators that follow from the genesis, and from what this node
+    /// knows of them, have signed that.
     fn snapshot_mark(&self, mark: &Bytes, head: &Bytes) -> Option<(Mark, Header)> {
         let found = Mark::decode(mark).ok()?;
-        let known = [&self.mark.validators, &self.mark.next_validators];
-        if !known.contains(&&found.validators) {
+        if !found.changes.begin_with(&self.mark.changes) {
             return None;
         }
+        found.history(&self.genesis, self.group).ok()?;
         let mut from = Reader::new(head);
         let next = from.bytes(HEADER_BYTES).ok()?;
         let proof = from.bytes(PROOF_BYTES_MAX).ok()?;

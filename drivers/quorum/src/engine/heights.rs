@@ -73,7 +73,8 @@ impl QuorumEngine {
             && self.fault.is_none()
             && self.votes()
             && self.applied.0 == self.mark.height
-            && (self.has_work || self.ahead.has(self.next()))
+            // A decided change comes into force with the height after it, which has to be decided too.
+            && (self.has_work || self.mark.is_changing() || self.ahead.has(self.next()))
         {
             let mut acts = Vec::new();
             let about = self.about();
@@ -110,6 +111,9 @@ impl QuorumEngine {
         if height < self.next() {
             return self.late(from, height, out);
         }
+        let peer = self.peers.entry(from).or_default();
+        // Who speaks of a height knows what was decided before it.
+        peer.height = peer.height.max(Some(height - 1));
         if height > self.next() {
             self.is_ahead(from, height - 1, out);
         }
@@ -220,8 +224,24 @@ impl QuorumEngine {
         after: u64,
         out: &mut Output,
     ) {
+        let changed = match self.changed_by(&entry.body) {
+            Ok(changed) => changed,
+            Err(problem) => {
+                self.fault = Some(format!(
+                    "height {} is decided, and changes the validators in a way that is not allowed: {problem}; this is a bug in quorate, or more validators lie than may",
+                    header.height
+                ));
+                return;
+            }
+        };
         self.end_height(out);
-        self.mark = self.mark.after(header, entry.head.clone(), proof.clone());
+        let (was_changing, epoch) = (self.mark.is_changing(), self.mark.next_validators.epoch());
+        let changed = changed.map(|next| (body_parts(&entry.body).1, next));
+        let changed = changed.as_ref().map(|(body, next)| (&body[..], next.clone()));
+        self.mark = self.mark.after(header, entry.head.clone(), proof.clone(), changed);
+        if was_changing || self.mark.is_changing() {
+            self.members_changed(epoch, out);
+        }
         self.vouched.insert(header.state_index, header.state);
         let what = Deliver::Batch { entry: entry.clone(), mark: self.mark.encode() };
         out.deliveries.push(Delivery { after, what });

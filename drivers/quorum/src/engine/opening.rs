@@ -1,15 +1,17 @@
 //! Where an engine begins: what is decided is delivered again, and what was said about the next height is said again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_certificate::Header;
+use quorate_certificate::{Header, SigningKey, ValidatorSet};
 use quorate_engine::engine::{Deliver, Delivery, Now, Opening, Output};
 use quorate_storage::{Entry, Index, Recovered, Tag};
 
 use super::candidates::Candidate;
 use super::catching_up::Sync;
 use super::heights::{Ahead, TELL_AFTER};
+use super::members::Motions;
 use super::reads::Reads;
 use super::standing::{Standing, StoredError};
 use super::{QuorumEngine, TELL};
@@ -29,8 +31,7 @@ impl QuorumEngine {
         out: &mut Output,
     ) -> Result<Self, String> {
         let Opening { group, node, members, incarnation, seed, checkpoint, log } = opening;
-        let Setup { genesis, key } = setup;
-        check_key(&genesis, node.number(), &key)?;
+        let Setup { genesis, key, next_key } = setup;
         check_members(&genesis, members.iter().map(|member| member.number()))?;
         let chain = genesis.chain(group.number());
         let mark = match &checkpoint {
@@ -50,6 +51,9 @@ impl QuorumEngine {
         if mark.height != base {
             return Err(unread("checkpoint"));
         }
+        if base > 0 && mark.history(&genesis, group.number()).is_err() {
+            return Err(unread("checkpoint"));
+        }
         let log_first = log.first.max(1);
         if log_first > base + 1 {
             return Err(format!(
@@ -61,7 +65,9 @@ impl QuorumEngine {
             timing,
             rotate_every,
             fault_model: genesis.fault_model(),
-            keys: Keys::new(chain, key),
+            genesis,
+            group: group.number(),
+            keys: Keys::new(chain, Arc::clone(&key), next_key),
             chain,
             incarnation,
             standing,
@@ -84,6 +90,7 @@ impl QuorumEngine {
             peers: BTreeMap::new(),
             sync: Sync::default(),
             reads: Reads::new(seed),
+            motions: Motions::default(),
             waits: None,
             kept_back: Vec::new(),
             log_first,
@@ -94,11 +101,13 @@ impl QuorumEngine {
             fault: None,
         };
         engine.deliver_again(&log, out)?;
+        engine.check_keys(&key)?;
         engine.say_again(&log, out)?;
         // What waits for a write is not of the opening (R7).
         let now = out.deliveries.iter().take_while(|delivery| delivery.after == 0).count();
         engine.held.extend(out.deliveries.drain(now..));
         engine.found(out);
+        engine.tell_members(out);
         if !engine.others().is_empty() {
             out.timers.push((TELL, Some(TELL_AFTER)));
         }
@@ -133,7 +142,10 @@ impl QuorumEngine {
             if header.previous != self.mark.value {
                 return Err(unread("log"));
             }
-            self.mark = self.mark.after(&header, entry.head.clone(), proof.clone());
+            let changed = self.changed_by(&entry.body).map_err(|_| unread("log"))?;
+            let body = body_parts(&entry.body).1;
+            let changed = changed.map(|next| (&body[..], next));
+            self.mark = self.mark.after(&header, entry.head.clone(), proof.clone(), changed);
             self.vouched.insert(header.state_index, header.state);
             let entry = Entry::clone(entry);
             let what = Deliver::Batch { entry: entry.clone(), mark: self.mark.encode() };
@@ -142,6 +154,18 @@ impl QuorumEngine {
         }
         // What is applied with the checkpoint was found right then.
         self.vouched.retain(|index, _| *index > self.applied.0);
+        Ok(())
+    }
+
+    /// Whether this node signs with a key that is its own; `key` is the one that it has signed with up to now.
+    fn check_keys(&mut self, key: &SigningKey) -> Result<(), String> {
+        if self.validators().epoch() == 0 || !self.has_key() {
+            check_key(self.validators(), self.node.number(), key)?;
+        }
+        if let Some(known) = self.validators().get(self.node.number()) {
+            let key = known.key.clone();
+            self.keys.sign_as(&key);
+        }
         Ok(())
     }
 
@@ -183,21 +207,19 @@ pub(super) fn header_of(entry: &Entry) -> Option<Header> {
     is_its.then_some(header)
 }
 
-fn check_key(
-    genesis: &quorate_certificate::Genesis,
-    node: u64,
-    key: &quorate_certificate::SigningKey,
-) -> Result<(), String> {
-    let Some(validator) = genesis.validators().get(node) else { return Ok(()) };
+fn check_key(validators: &ValidatorSet, node: u64, key: &SigningKey) -> Result<(), String> {
+    let Some(validator) = validators.get(node) else { return Ok(()) };
     if validator.key == *key.public() {
         return Ok(());
     }
-    let other = genesis.validators().validators().iter().find(|known| known.key == *key.public());
+    let other = validators.validators().iter().find(|known| known.key == *key.public());
     Err(match other {
         Some(other) => format!(
             "key_file has the key of node {}, and this is node {node}; each node has its own",
             other.node
         ),
+        // It may be one that the validators know by now: it follows until it has caught up.
+        None if validators.epoch() > 0 => return Ok(()),
         None => format!(
             "key_file has a key that the genesis does not know, and node {node} has another one there; use the files that were made together"
         ),

@@ -103,12 +103,18 @@ impl From<Malformed> for StoredError {
 impl QuorumEngine {
     /// Whether this node votes at the next height.
     pub(super) fn votes(&self) -> bool {
-        self.is_validator() && self.standing.votes_from.is_some_and(|from| from <= self.next())
+        self.has_key() && self.standing.votes_from.is_some_and(|from| from <= self.next())
+    }
+
+    /// Whether this node has the key by which the validators of the next height know it.
+    pub(super) fn has_key(&self) -> bool {
+        let known = self.validators().get(self.node.number());
+        known.is_some_and(|known| self.keys.of(&known.key).is_some())
     }
 
     /// Asks the others under which directory they know this node, until that is clear.
     pub(super) fn found(&mut self, out: &mut Output) {
-        if self.standing.votes_from.is_some() || !self.is_validator() {
+        if self.standing.votes_from.is_some() || !self.knows(self.node) {
             return;
         }
         if self.others().is_empty() {
@@ -221,6 +227,9 @@ impl QuorumEngine {
 
     /// Why this node does not vote.
     pub(super) fn why_it_does_not_vote(&self) -> String {
+        if !self.has_key() {
+            return self.lacks_key();
+        }
         match self.standing.votes_from {
             Some(from) => format!(
                 "this node's disk was lost: it votes from height {from} on, where it cannot have voted before"

@@ -1,0 +1,197 @@
+//! Validators come, go, and change their keys while batches are decided.
+
+mod table;
+
+use std::time::Duration;
+
+use quorate_certificate::{ChainId, Motion, NewKey, Scheme, ValidatorChange};
+use quorate_replicator::{AdminError, NodeId, Role};
+
+use table::{Table, key, next_key};
+
+fn chain(table: &Table) -> ChainId {
+    table.genesis.chain(0)
+}
+
+fn motion(change: ValidatorChange) -> Motion {
+    Motion::new(vec![change], Vec::new()).unwrap()
+}
+
+fn add_five(table: &Table) -> Motion {
+    let key = key(Scheme::Ed25519, 5);
+    let change = ValidatorChange::add(&chain(table), 5, 1, &key).unwrap();
+    Motion::new(vec![change], vec![(5, "host-5:7000".into())]).unwrap()
+}
+
+fn rotate_two(table: &Table) -> Motion {
+    let (old, new) = (key(Scheme::Ed25519, 2), next_key(Scheme::Ed25519, 2));
+    motion(ValidatorChange::RotateKey(NewKey::new(&chain(table), 2, &old, &new).unwrap()))
+}
+
+fn remove(node: u64) -> Motion {
+    motion(ValidatorChange::Remove { node })
+}
+
+fn members(table: &Table, node: u64) -> Vec<u64> {
+    table.status(node).members.iter().map(|node| node.number()).collect()
+}
+
+#[test]
+fn four_become_five_and_four_again_while_batches_are_decided() {
+    let mut table = Table::new(Scheme::Ed25519);
+    let add = add_five(&table);
+    table.change(&add, &[1, 2, 3, 4]);
+    table.settle(&[5]);
+    assert_eq!(members(&table, 5), [1, 2, 3, 4, 5]);
+    let reached = &table.seats[0].members;
+    let there = reached.iter().find(|member| member.node == NodeId::new(5)).unwrap();
+    assert_eq!(there.address, "host-5:7000");
+    // Without one of the five all others are needed, and so is the new one.
+    table.stop(4);
+    table.offer();
+    table.settle(&[1, 2, 3, 5]);
+    table.start(4);
+    table.offer();
+    table.settle(&[4]);
+
+    table.change(&remove(1), &[2, 3, 4, 5]);
+    assert_eq!(members(&table, 2), [2, 3, 4, 5]);
+    assert_eq!(table.status(1).role, Role::Learner, "it has learned that it is out");
+    table.stop(1);
+    table.stop(2);
+    table.offer();
+    table.settle(&[3, 4, 5]);
+    for node in [3, 4, 5] {
+        assert_eq!(table.audit(node).epoch, 2);
+    }
+    // What is so already is not done again.
+    let ticket = table.approve(3, &remove(1));
+    assert_eq!(table.answer(3, ticket), Some(&Ok(())));
+    assert_eq!(table.audit(3).epoch, 2);
+}
+
+#[test]
+fn a_validator_signs_with_its_next_key_from_the_height_on_from_which_it_is_known_by_it() {
+    let mut table = Table::new(Scheme::Ed25519);
+    let rotate = rotate_two(&table);
+    table.change(&rotate, &[1, 2, 3, 4]);
+    // Nothing is decided now without it.
+    table.stop(1);
+    table.offer();
+    table.settle(&[2, 3, 4]);
+    // Nor after it has begun anew.
+    table.stop(2);
+    table.start(2);
+    table.offer();
+    table.settle(&[2, 3, 4]);
+    assert_eq!(table.audit(4).epoch, 1);
+}
+
+#[test]
+fn all_change_to_another_scheme_at_one_height() {
+    let mut table = Table::new(Scheme::Hybrid);
+    let new = |node: u64| {
+        let (old, new) = (key(Scheme::Ed25519, node as u8), next_key(Scheme::Hybrid, node));
+        NewKey::new(&chain(&table), node, &old, &new).unwrap()
+    };
+    let keys = (1..=4).map(new).collect();
+    let scheme = motion(ValidatorChange::Scheme { scheme: Scheme::Hybrid, keys });
+    table.change(&scheme, &[1, 2, 3, 4]);
+    table.stop(3);
+    table.offer();
+    table.settle(&[1, 2, 4]);
+    assert_eq!(table.audit(1).epoch, 1);
+}
+
+#[test]
+fn power_changes_who_is_a_quorum() {
+    let mut table = Table::new(Scheme::Ed25519);
+    table.change(&motion(ValidatorChange::Power { node: 3, power: 2 }), &[1, 2, 3, 4]);
+    // Four of five: not without the one that has two.
+    table.stop(3);
+    table.offer();
+    let height = table.status(1).decided;
+    assert!(!table.run(Duration::from_secs(30), |table| table.status(1).decided > height));
+    table.start(3);
+    table.stop(4);
+    table.settle(&[1, 2, 3]);
+    assert_eq!(table.audit(3).epoch, 1);
+}
+
+fn refused(table: &Table, node: u64, ticket: u64, words: &str) {
+    match table.answer(node, ticket) {
+        Some(Err(AdminError::Refused { reason })) => {
+            assert!(reason.contains(words), "{words}: {reason}");
+        }
+        other => panic!("{words}: {other:?}"),
+    }
+}
+
+#[test]
+fn what_may_not_be_is_refused_with_the_reason() {
+    let mut table = Table::new(Scheme::Ed25519);
+    let two = [1, 2].map(|node| ValidatorChange::Remove { node });
+    let two = Motion::new(two.to_vec(), Vec::new()).unwrap();
+    let ticket = table.approve(3, &two);
+    refused(&table, 3, ticket, "do it in smaller steps");
+    let ticket = table.approve(3, &motion(ValidatorChange::Power { node: 9, power: 2 }));
+    refused(&table, 3, ticket, "node 9 is no validator");
+    let ticket = table.approve(5, &remove(1));
+    refused(&table, 5, ticket, "is no validator: those who are");
+    // A key that its owner did not sign for.
+    let other = Table::new(Scheme::Ed25519);
+    let (old, new) = (key(Scheme::Ed25519, 3), next_key(Scheme::Ed25519, 2));
+    let stolen = NewKey::new(&chain(&other), 2, &old, &new).unwrap();
+    let ticket = table.approve(3, &motion(ValidatorChange::RotateKey(stolen)));
+    refused(&table, 3, ticket, "not signed for");
+}
+
+#[test]
+fn nothing_changes_without_a_quorum_of_approvals() {
+    let mut table = Table::new(Scheme::Ed25519);
+    let tickets = [1, 2].map(|node| (node, table.approve(node, &remove(4))));
+    for _ in 0..5 {
+        table.offer();
+    }
+    table.settle(&[1, 2, 3, 4]);
+    assert!(!table.run(Duration::from_secs(60), |table| members(table, 1).len() < 4));
+    assert!(tickets.iter().all(|(node, ticket)| table.answer(*node, *ticket).is_none()));
+    // Another change is decided, which ends it: approvals are for one epoch.
+    table.change(&motion(ValidatorChange::Power { node: 3, power: 2 }), &[1, 3, 4]);
+    table.settle(&[2]);
+    for (node, ticket) in tickets {
+        refused(&table, node, ticket, "another change was decided first");
+    }
+    let late = table.approve(3, &remove(4));
+    assert!(!table.run(Duration::from_secs(60), |table| members(table, 1).len() < 4));
+    assert_eq!(table.answer(3, late), None);
+    assert_eq!(table.audit(2).epoch, 1);
+}
+
+/// Power is lost at all nodes after each so many messages; the operators ask again, as what they said is lost too.
+#[test]
+fn power_that_is_lost_at_any_step_of_a_change_does_no_harm() {
+    let mut in_force = 0;
+    for messages in (0..240).step_by(6) {
+        let mut table = Table::new(Scheme::Ed25519);
+        let wanted = if messages % 12 == 0 { rotate_two(&table) } else { add_five(&table) };
+        table.offer();
+        table.settle(&[1, 2, 3, 4]);
+        for node in 1..=4 {
+            table.approve(node, &wanted);
+        }
+        table.patience = Some(messages);
+        table.run(Duration::from_millis(150), |_| false);
+        table.lose_power();
+        in_force += usize::from(table.audit(1).epoch > 0);
+        // What was voted for before is decided first.
+        table.offer();
+        table.settle(&[1, 2, 3, 4]);
+        table.change(&rotate_two(&table), &[1, 2, 3, 4]);
+        table.stop(1);
+        table.offer();
+        table.settle(&[2, 3, 4]);
+        assert!(table.audit(2).epoch > 0);
+    }
+    assert!((5..35).contains(&in_force), "some had it decided before: {in_force}");
+}

@@ -1,0 +1,351 @@
+//! Engines around a table: nothing is lost and no disk is slow, so that a test says what happens, and when.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_certificate::{
+    Audit, Audited, Decided, FaultModel, Genesis, Motion, Scheme, SigningKey, Validator,
+};
+use quorate_driver_quorum::{QuorumConfig, QuorumDriver, Setup};
+use quorate_engine::engine::{
+    Admin, Deliver, Delivery, Demand, Engine, EngineDriver, EngineStatus, Input, Message, Now,
+    Opening, Output, TimerId,
+};
+use quorate_replicator::{AdminError, GroupId, Member, MemberChange, NodeId};
+use quorate_storage::{Body, Entry, Index, Record, Recovered, Tag};
+
+type Answer = Result<(), AdminError>;
+
+/// One node, over all its lives.
+pub(crate) struct Seat {
+    id: NodeId,
+    engine: Option<Box<dyn Engine>>,
+    out: Output,
+    log: Recovered,
+    timers: BTreeMap<TimerId, Now>,
+    deliveries: VecDeque<Delivery>,
+    applied: Index,
+    state: [u8; 32],
+    /// How often its batches were delivered here.
+    delivered: BTreeMap<Bytes, usize>,
+    answers: BTreeMap<u64, Answer>,
+    /// Whom its host is told to reach.
+    pub(crate) members: Vec<Member>,
+}
+
+/// All of them.
+pub(crate) struct Table {
+    driver: QuorumDriver,
+    pub(crate) genesis: Genesis,
+    now: Now,
+    pub(crate) seats: Vec<Seat>,
+    messages: VecDeque<(usize, NodeId, Message)>,
+    offered: Vec<Bytes>,
+    tickets: u64,
+    /// How many messages may still be heard; all, if nothing is said.
+    pub(crate) patience: Option<usize>,
+}
+
+pub(crate) fn key(scheme: Scheme, number: u8) -> Arc<SigningKey> {
+    let secret = if scheme == Scheme::Hybrid { 64 } else { 32 };
+    let code = match scheme {
+        Scheme::Ed25519 => 1,
+        Scheme::MlDsa65 => 2,
+        Scheme::Hybrid => 3,
+    };
+    Arc::new(SigningKey::from_bytes(&[vec![code], vec![number; secret]].concat()).unwrap())
+}
+
+/// The key that a node gets when it gets another one.
+pub(crate) fn next_key(scheme: Scheme, node: u64) -> Arc<SigningKey> {
+    key(scheme, node as u8 + 100)
+}
+
+impl Table {
+    /// Four validators, and a fifth node that knows them; all have another key of `next` at hand.
+    pub(crate) fn new(next: Scheme) -> Self {
+        let old = |node: u64| key(Scheme::Ed25519, node as u8);
+        let validator = |node: u64| Validator { node, power: 1, key: old(node).public().clone() };
+        let (model, scheme) = (FaultModel::Byzantine, Scheme::Ed25519);
+        let validators = (1..=4).map(validator).collect();
+        let genesis = Genesis::new([7; 16], model, scheme, 500, validators).unwrap();
+        let setup = |node: u64| {
+            let mut setup = Setup::new(genesis.clone(), old(node));
+            setup.next_key = Some(next_key(next, node));
+            (NodeId::new(node), setup)
+        };
+        let seat = |node: u64| Seat {
+            id: NodeId::new(node),
+            engine: None,
+            out: Output::default(),
+            log: Recovered { first: 1, ..Recovered::default() },
+            timers: BTreeMap::new(),
+            deliveries: VecDeque::new(),
+            applied: 0,
+            state: [0; 32],
+            delivered: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            members: Vec::new(),
+        };
+        let mut table = Self {
+            driver: QuorumDriver::with_setups((1..=5).map(setup)),
+            genesis: genesis.clone(),
+            now: Duration::from_secs(1),
+            seats: (1..=5).map(seat).collect(),
+            messages: VecDeque::new(),
+            offered: Vec::new(),
+            tickets: 0,
+            patience: None,
+        };
+        (1..=5).for_each(|node| table.start(node));
+        table
+    }
+
+    fn place_of(node: u64) -> usize {
+        node as usize - 1
+    }
+
+    pub(crate) fn start(&mut self, node: u64) {
+        let at = Self::place_of(node);
+        let seat = &mut self.seats[at];
+        let mut out = Output::default();
+        let opening = Opening {
+            group: GroupId::new(0),
+            node: seat.id,
+            members: (1..=4).map(NodeId::new).collect(),
+            incarnation: [node as u8; 16],
+            seed: node,
+            checkpoint: None,
+            log: seat.log.clone(),
+        };
+        let opened = self.driver.open(&QuorumConfig::default(), opening, &mut out);
+        seat.engine = Some(opened.unwrap());
+        (seat.out, seat.applied, seat.state) = (out, 0, [0; 32]);
+        seat.delivered.clear();
+        self.turn(at);
+    }
+
+    pub(crate) fn stop(&mut self, node: u64) {
+        let seat = &mut self.seats[Self::place_of(node)];
+        (seat.engine, seat.out) = (None, Output::default());
+        seat.timers.clear();
+        seat.deliveries.clear();
+    }
+
+    /// All nodes begin anew, and what was on its way is lost.
+    pub(crate) fn lose_power(&mut self) {
+        self.messages.clear();
+        (1..=5).for_each(|node| self.stop(node));
+        (1..=5).for_each(|node| self.start(node));
+    }
+
+    /// A batch that all nodes try to have decided.
+    pub(crate) fn offer(&mut self) {
+        let batch = Bytes::from(format!("batch {}", self.offered.len()));
+        self.offered.push(batch);
+        (0..self.seats.len()).for_each(|at| {
+            self.step(at, Input::Waiting);
+            self.turn(at);
+        });
+    }
+
+    /// The operator of a node approves a motion; what comes of it is told under the ticket.
+    pub(crate) fn approve(&mut self, node: u64, motion: &Motion) -> u64 {
+        self.tickets += 1;
+        let ticket = self.tickets;
+        let change = MemberChange::Approve { change: motion.encode(), new: Vec::new() };
+        let at = Self::place_of(node);
+        self.step(at, Input::Admin { ticket, admin: Admin::Change(change) });
+        self.turn(at);
+        ticket
+    }
+
+    pub(crate) fn answer(&self, node: u64, ticket: u64) -> Option<&Answer> {
+        self.seats[Self::place_of(node)].answers.get(&ticket)
+    }
+
+    pub(crate) fn status(&self, node: u64) -> EngineStatus {
+        self.seats[Self::place_of(node)].engine.as_ref().expect("it runs").status()
+    }
+
+    fn step(&mut self, at: usize, input: Input) {
+        let seat = &mut self.seats[at];
+        if let Some(engine) = &mut seat.engine {
+            engine.step(self.now, input, &mut seat.out);
+        }
+    }
+
+    fn turn(&mut self, at: usize) {
+        loop {
+            let now = self.now;
+            let seat = &mut self.seats[at];
+            let Some(engine) = &mut seat.engine else { return };
+            engine.settle(now, &mut seat.out);
+            assert_eq!(seat.out.fault, None, "{}", seat.id);
+            let out = &mut seat.out;
+            let writes = std::mem::take(&mut out.writes);
+            let durable = writes.last().map(|write| write.seq);
+            writes.into_iter().for_each(|write| fold(&mut seat.log, write.record));
+            seat.deliveries.extend(out.deliveries.drain(..));
+            for (timer, after) in out.timers.drain(..) {
+                match after {
+                    Some(after) => seat.timers.insert(timer, now + after),
+                    None => seat.timers.remove(&timer),
+                };
+            }
+            if let Some((_, members)) = out.members.pop() {
+                seat.members = members;
+            }
+            out.members.clear();
+            seat.answers.extend(out.admin.drain(..));
+            let (from, sends) = (seat.id, std::mem::take(&mut out.sends));
+            let checks = std::mem::take(&mut out.checks);
+            let fetches = std::mem::take(&mut out.fetches);
+            for send in sends {
+                for to in send.to {
+                    let to = Self::place_of(to.number());
+                    self.messages.push_back((to, from, send.message.clone()));
+                }
+            }
+            let mut inputs: Vec<_> = durable.map(Input::Durable).into_iter().collect();
+            inputs.extend(
+                checks.into_iter().map(|(ticket, _)| Input::Checked { ticket, valid: true }),
+            );
+            let log = &self.seats[at].log;
+            inputs.extend(fetches.into_iter().map(|(ticket, range, _)| {
+                let found = decided(log).filter(|(entry, _)| range.contains(&entry.index));
+                Input::Fetched { ticket, entries: found.collect() }
+            }));
+            inputs.extend(self.apply(at));
+            let mut idle = inputs.is_empty();
+            inputs.into_iter().for_each(|input| self.step(at, input));
+            idle &= !self.place(at);
+            if idle {
+                return;
+            }
+        }
+    }
+
+    fn apply(&mut self, at: usize) -> Vec<Input> {
+        let seat = &mut self.seats[at];
+        let mut applied = Vec::new();
+        for Delivery { what, .. } in seat.deliveries.drain(..) {
+            let Deliver::Batch { entry, .. } = what else { panic!("nobody sends snapshots here") };
+            assert_eq!(entry.index, seat.applied + 1);
+            seat.applied = entry.index;
+            seat.state = *blake3::hash(&[&seat.state[..], &entry.tag.0].concat()).as_bytes();
+            if let Body::Frames(batch) = &entry.body {
+                *seat.delivered.entry(batch.clone()).or_default() += 1;
+            }
+            applied.push(Input::Applied { index: entry.index, state: seat.state });
+        }
+        applied
+    }
+
+    fn place(&mut self, at: usize) -> bool {
+        let now = self.now;
+        let seat = &mut self.seats[at];
+        let Some(engine) = &mut seat.engine else { return false };
+        let open = self.offered.iter().find(|batch| !seat.delivered.contains_key(*batch));
+        let Some(batch) = open else { return false };
+        matches!(engine.demand(), Demand::Here { .. })
+            && engine.propose(now, Body::Frames(batch.clone()), &mut seat.out).is_ok()
+    }
+
+    /// Lets things happen until `over`, for no longer than this.
+    pub(crate) fn run(&mut self, time: Duration, over: impl Fn(&Self) -> bool) -> bool {
+        let until = self.now + time;
+        while !over(self) {
+            if self.patience == Some(0) {
+                return false;
+            }
+            if let Some((at, from, message)) = self.messages.pop_front() {
+                self.patience = self.patience.map(|left| left - 1);
+                self.step(at, Input::Message { from, message });
+                self.turn(at);
+                continue;
+            }
+            let timers = self.seats.iter().enumerate().flat_map(|(at, seat)| {
+                seat.timers.iter().map(move |(timer, due)| (*due, at, *timer))
+            });
+            let Some((due, at, timer)) = timers.min().filter(|(due, ..)| *due <= until) else {
+                return false;
+            };
+            self.now = self.now.max(due);
+            self.seats[at].timers.remove(&timer);
+            self.step(at, Input::Timer(timer));
+            self.turn(at);
+        }
+        true
+    }
+
+    /// Runs until these nodes have delivered all that was offered.
+    pub(crate) fn settle(&mut self, nodes: &[u64]) {
+        self.patience = None;
+        let all = |table: &Self| {
+            nodes.iter().all(|node| {
+                let seat = &table.seats[Self::place_of(*node)];
+                table.offered.iter().all(|batch| seat.delivered.contains_key(batch))
+            })
+        };
+        let done = self.run(Duration::from_secs(60), all);
+        let states: Vec<_> = nodes.iter().map(|node| self.status(*node)).collect();
+        assert!(done, "not all is delivered: {states:#?}");
+    }
+
+    /// Has a motion decided by these operators, with batches before and after it, and waits until it is in force at all of these nodes.
+    pub(crate) fn change(&mut self, motion: &Motion, nodes: &[u64]) {
+        self.offer();
+        let asked: Vec<_> = nodes.iter().map(|node| (*node, self.approve(*node, motion))).collect();
+        self.offer();
+        let answered = |table: &Self| {
+            asked.iter().all(|(node, ticket)| table.answer(*node, *ticket).is_some())
+        };
+        let done = self.run(Duration::from_secs(60), answered);
+        for (node, ticket) in asked {
+            assert_eq!(self.answer(node, ticket), Some(&Ok(())), "n{node}: {done}");
+        }
+        self.offer();
+        self.settle(nodes);
+    }
+
+    /// Verifies all that a node has decided, each of it once.
+    pub(crate) fn audit(&self, node: u64) -> Audited {
+        let seat = &self.seats[Self::place_of(node)];
+        let mut audit = Audit::new(&self.genesis, 0);
+        for (entry, certificate) in decided(&seat.log) {
+            let body = match &entry.body {
+                Body::Empty => Bytes::new(),
+                Body::Frames(bytes) | Body::Members(bytes) => bytes.clone(),
+            };
+            let header = &entry.head;
+            audit.add(Decided { header, body: &body, certificate: &certificate }).unwrap();
+        }
+        for (batch, times) in &seat.delivered {
+            assert_eq!(*times, 1, "{batch:?}");
+        }
+        audit.finish().unwrap()
+    }
+}
+
+fn decided(log: &Recovered) -> impl Iterator<Item = (Entry, Bytes)> {
+    log.decided.iter().map(|(index, tag, proof)| {
+        let is_it = |entry: &&Entry| (entry.index, entry.tag) == (*index, *tag);
+        (log.entries.iter().find(is_it).expect("it was put").clone(), proof.clone())
+    })
+}
+
+fn fold(log: &mut Recovered, record: Record) {
+    let is_known = |log: &Recovered, index: Index, tag: Tag| {
+        log.entries.iter().any(|entry| (entry.index, entry.tag) == (index, tag))
+    };
+    match record {
+        Record::Put(entry) if !is_known(log, entry.index, entry.tag) => log.entries.push(entry),
+        Record::Decide { index, tag, proof } => log.decided.push((index, tag, proof)),
+        Record::State(state) => log.state = Some(state),
+        Record::Note { index, note } => log.notes.push((index, note)),
+        Record::Put(_) | Record::Cut { .. } | Record::Reset { .. } | Record::Trim { .. } => {}
+    }
+}
