@@ -22,6 +22,8 @@ pub struct Audit {
     id: Option<ValueId>,
     /// The first height that was taken; 0 before that.
     first: u64,
+    /// What another driver left, if that is where the first height says that the history begins.
+    inherited: Option<[u8; 32]>,
     /// What headers said of the history at an index.
     claims: BTreeMap<u64, [u8; 32]>,
     /// A height and the id of its header, which are to be found.
@@ -38,6 +40,9 @@ pub struct Audited {
     pub group: u32,
     /// The first height in it; above 1, what was before is not in it. 0 if it is empty.
     pub first: u64,
+    /// The hash of the history up to the height before the first one, if another driver has left that and nothing was decided by
+    /// validators before: then the history is whole, from there on.
+    pub inherited: Option<[u8; 32]>,
     /// The newest height; 0 before the first.
     pub height: u64,
     /// The id of the header of that height, or the chain before the first.
@@ -125,8 +130,8 @@ impl Audit {
 
     /// From the height after `height` on, for a history whose beginning is gone. `validators` has the changes of all heights up to that one.
     pub fn after(validators: ValidatorHistory, height: u64) -> Self {
-        let (first, claims, wanted) = (0, BTreeMap::new(), None);
-        Self { validators, tip: height, id: None, first, claims, wanted }
+        let (first, inherited, claims, wanted) = (0, None, BTreeMap::new(), None);
+        Self { validators, tip: height, id: None, first, inherited, claims, wanted }
     }
 
     /// With a height and the id of its header, which have to be in it: a tail that is missing cannot be seen otherwise.
@@ -175,6 +180,9 @@ impl Audit {
         (self.tip, self.id) = (height, Some(header.id()));
         if self.first == 0 {
             self.first = height;
+            let origin = self.validators.chain().origin(index, &header.state);
+            self.inherited =
+                (index + 1 == height && header.previous == origin).then_some(header.state);
         }
         Ok(header)
     }
@@ -191,7 +199,7 @@ impl Audit {
     ///
     /// The height that was to be found is not in it.
     pub fn finish(&self) -> Result<Audited, AuditError> {
-        let (height, first) = (self.tip, self.first);
+        let (height, first, inherited) = (self.tip, self.first, self.inherited);
         match self.wanted {
             Some((wanted, _)) if wanted > height => {
                 return Err(AuditError::Tail { height, wanted });
@@ -206,6 +214,7 @@ impl Audit {
             genesis: validators.genesis(),
             group: validators.group(),
             first,
+            inherited,
             height,
             id: self.id.unwrap_or_default(),
             epoch: validators.at(height.saturating_add(1)).epoch(),

@@ -10,6 +10,7 @@ use crate::scheme::Scheme;
 use crate::validator::{
     Validator, ValidatorSet, ValidatorSetError, read_validators, write_validators,
 };
+use crate::vote::ValueId;
 
 /// What a cluster begins with. An auditor has to have it from somebody it trusts: everything else is checked against it.
 ///
@@ -135,6 +136,12 @@ impl ChainId {
     /// Its bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// What the header of the first height names as the one before it, where a history begins with what another driver has left: all up to
+    /// `index`, with this hash. So the validators sign for that beginning, too.
+    pub fn origin(&self, index: u64, state: &[u8; 32]) -> ValueId {
+        hash("quorate 1 origin", &[&self.0, &index.to_le_bytes(), state])
     }
 }
 

@@ -107,6 +107,29 @@ fn a_tail_that_is_missing_is_seen_by_who_knows_the_tip() {
 }
 
 #[test]
+fn a_history_that_goes_on_from_what_another_driver_left_says_so() {
+    let cluster = || Cluster::new(7, Scheme::Ed25519, FaultModel::Byzantine, 4);
+    // The state that the header of height 10 has in these tests.
+    let mut chain = Chain::inherited(cluster(), 9, [10; 32]);
+    chain.frames(3);
+    let audited = audit_file(&chain, &file_of(&chain, &chain.blocks)).unwrap();
+    assert_eq!((audited.first, audited.height, audited.inherited), (10, 12, Some([10; 32])));
+    // It begins there, or its beginning is gone.
+    let later = audit_file(&chain, &file_of(&chain, &chain.blocks[1..])).unwrap();
+    assert_eq!((later.first, later.inherited), (11, None));
+    // What was signed for is that state at that height.
+    for (index, state) in [(8, [10; 32]), (9, [9; 32])] {
+        let mut other = Chain::inherited(cluster(), index, state);
+        other.frames(3);
+        let audited = audit_file(&other, &file_of(&other, &other.blocks)).unwrap();
+        assert_eq!((audited.first, audited.inherited), (index + 1, None));
+    }
+    let mut whole = Chain::new(cluster());
+    whole.frames(3);
+    assert_eq!(audit_file(&whole, &whole.file()).unwrap().inherited, None);
+}
+
+#[test]
 fn a_history_whose_beginning_is_gone_needs_the_changes_of_before() {
     let chain = Chain::example();
     for first in 2..=chain.blocks.len() {

@@ -31,6 +31,7 @@ fn layouts_are_as_they_were() {
         ("genesis hash, hybrid", long.into()),
         ("chain 0", chain.as_bytes().into()),
         ("chain 1", cluster.genesis.chain(1).as_bytes().into()),
+        ("origin", chain.origin(6, &[7; 32]).into()),
         ("validators", cluster.set().encode()),
         ("validators digest", cluster.set().digest().into()),
         ("header", header.encode()),

@@ -31,6 +31,8 @@ impl Block {
 pub(crate) struct Chain {
     pub(crate) genesis: Genesis,
     pub(crate) blocks: Vec<Block>,
+    /// The height before the first.
+    before: u64,
     validators: ValidatorHistory,
     /// By node, the newest last.
     keys: Vec<(u64, SigningKey)>,
@@ -42,11 +44,19 @@ impl Chain {
         let Cluster { genesis, keys } = cluster;
         let validators = ValidatorHistory::new(&genesis, 0);
         let previous = *validators.chain().as_bytes();
-        Self { genesis, blocks: Vec::new(), validators, keys, previous }
+        Self { genesis, blocks: Vec::new(), before: 0, validators, keys, previous }
+    }
+
+    /// One that goes on from what another driver left.
+    pub(crate) fn inherited(cluster: Cluster, index: u64, state: [u8; 32]) -> Self {
+        let mut chain = Self::new(cluster);
+        chain.before = index;
+        chain.previous = chain.validators.chain().origin(index, &state);
+        chain
     }
 
     fn height(&self) -> u64 {
-        self.blocks.len() as u64 + 1
+        self.before + self.blocks.len() as u64 + 1
     }
 
     /// The header of the next batch.
@@ -163,7 +173,7 @@ impl Chain {
     }
 
     pub(crate) fn tip(&self) -> (u64, ValueId) {
-        (self.blocks.len() as u64, self.previous)
+        (self.height() - 1, self.previous)
     }
 
     pub(crate) fn audit(&self) -> Audit {
