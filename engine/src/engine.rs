@@ -420,6 +420,8 @@ pub struct Checkpointed {
 /// The state that another driver left, for a group of one node to begin with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inherited {
+    /// The group.
+    pub group: GroupId,
     /// This node, which is to be the only voting member.
     pub node: NodeId,
     /// Of the new directory.
@@ -462,13 +464,17 @@ pub trait EngineDriver: Send + Sync + 'static {
 
     /// Takes everything that the log of this replica holds for decided, because somebody says so who has no other replica left: what was
     /// answered from here is in it, and so may be what was never decided. Called before [`open`](Self::open), which delivers it.
-    /// A driver that has nothing to take changes nothing.
+    /// A driver that has nothing to take changes nothing. `node` is this one.
     ///
     /// # Errors
     ///
     /// What is stored cannot be this driver's.
-    fn take_for_decided(&self, log: &mut quorate_storage::Recovered) -> Result<(), String> {
-        let _ = log;
+    fn take_for_decided(
+        &self,
+        node: NodeId,
+        log: &mut quorate_storage::Recovered,
+    ) -> Result<(), String> {
+        let _ = (node, log);
         Ok(())
     }
 

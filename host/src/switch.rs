@@ -242,7 +242,7 @@ impl<D: EngineDriver> Side<'_, D> {
         for (group, mut stored) in (0..).map(GroupId::new).zip(stored) {
             stored.checkpoints.verify().map_err(corrupt)?;
             if options.from_this_replica {
-                let taken = self.driver.take_for_decided(&mut stored.recovered);
+                let taken = self.driver.take_for_decided(self.env.node, &mut stored.recovered);
                 taken.map_err(|problem| OpenError::Driver { driver: D::NAME.into(), problem })?;
             }
             // What is not a member yet does not become one here.

@@ -26,7 +26,13 @@ const BATCHES: Index = 5;
 pub fn what_is_inherited_goes_on_with_one_node<F: EngineFactory>(factory: &F) {
     for seed in 0..factory.seeds() {
         let context = format!("what_is_inherited_goes_on_with_one_node: (seed {seed})");
-        let inherited = Inherited { node: NODE, incarnation: [9; 16], index: LAST, state: [3; 32] };
+        let inherited = Inherited {
+            group: GroupId::new(0),
+            node: NODE,
+            incarnation: [9; 16],
+            index: LAST,
+            state: [3; 32],
+        };
         let (driver, config) = (factory.driver(), factory.config());
         let founding = match driver.inherit(&config, &inherited) {
             Ok(founding) => founding,

@@ -54,7 +54,7 @@ impl EngineDriver for RaftDriver {
         Ok(Box::new(RaftEngine::open(config.clone(), timing, opening, out)?))
     }
 
-    fn take_for_decided(&self, log: &mut Recovered) -> Result<(), String> {
+    fn take_for_decided(&self, _node: NodeId, log: &mut Recovered) -> Result<(), String> {
         inheriting::take_for_decided(log)
     }
 

@@ -11,7 +11,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
-use quorate_replicator::{LogTime, NodeId, OpenError, Position};
+use quorate_replicator::{GroupId, LogTime, NodeId, OpenError, Position};
 use quorate_storage::Record;
 use thiserror::Error;
 
@@ -23,6 +23,7 @@ use crate::engine::{EngineDriver, Inherited, StateHash};
 /// What a group leaves to another driver.
 #[derive(Debug)]
 pub struct HandOver {
+    group: GroupId,
     node: NodeId,
     job: CheckpointJob,
     /// What whoever goes on from it begins with.
@@ -105,6 +106,7 @@ impl<C: Callers> HostCore<C> {
         let node = self.config.node;
         let members = status.members.into_iter().chain(status.learners);
         Ok(HandOver {
+            group: self.config.group,
             node,
             job: CheckpointJob {
                 index: state.position.index,
@@ -134,8 +136,9 @@ impl HandOver {
         config: &D::Config,
         incarnation: [u8; 16],
     ) -> Result<(CheckpointJob, Vec<Record>), OpenError> {
-        let Self { node, mut job, .. } = self;
-        let inherited = Inherited { node, incarnation, index: job.index, state: job.state };
+        let Self { group, node, mut job, .. } = self;
+        let (index, state) = (job.index, job.state);
+        let inherited = Inherited { group, node, incarnation, index, state };
         let founding = driver
             .inherit(config, &inherited)
             .map_err(|problem| OpenError::Driver { driver: D::NAME.into(), problem })?;
