@@ -3,6 +3,7 @@
 mod candidates;
 mod catching_up;
 mod heights;
+mod inheriting;
 mod members;
 mod opening;
 mod reads;
@@ -17,11 +18,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_certificate::{ChainId, FaultModel, Genesis, ValidatorSet, ValueId};
 use quorate_engine::engine::{
-    Delivery, Demand, Engine, EngineDriver, EngineStatus, Input, Message, Now, Opening, Outgoing,
-    Output, Placed, StateHash, TimerId,
+    Delivery, Demand, Engine, EngineDriver, EngineStatus, Founding, Inherited, Input, Message, Now,
+    Opening, Outgoing, Output, Placed, StateHash, TimerId,
 };
 use quorate_replicator::NodeId;
-use quorate_storage::{Body, Entry, Index, Seq, Tag};
+use quorate_storage::{Body, Entry, Index, Recovered, Seq, Tag};
 
 use self::candidates::Candidate;
 use self::catching_up::{Fetching, Peer, Sync};
@@ -73,6 +74,13 @@ impl QuorumDriver {
     pub fn with_setups(given: impl IntoIterator<Item = (NodeId, Setup)>) -> Self {
         Self { given: given.into_iter().collect(), ..Self::default() }
     }
+
+    fn setup(&self, config: &QuorumConfig, node: NodeId) -> Result<Setup, String> {
+        match self.given.get(&node) {
+            Some(setup) => Ok(setup.clone()),
+            None => Setup::read(&self.directory, config),
+        }
+    }
 }
 
 impl EngineDriver for QuorumDriver {
@@ -86,12 +94,18 @@ impl EngineDriver for QuorumDriver {
         out: &mut Output,
     ) -> Result<Box<dyn Engine>, String> {
         let timing = config.check()?;
-        let setup = match self.given.get(&opening.node) {
-            Some(setup) => setup.clone(),
-            None => Setup::read(&self.directory, config)?,
-        };
+        let setup = self.setup(config, opening.node)?;
         let rotate_every = config.rotate_every;
         Ok(Box::new(QuorumEngine::open(rotate_every, timing, setup, opening, out)?))
+    }
+
+    fn take_for_decided(&self, node: NodeId, log: &mut Recovered) -> Result<(), String> {
+        inheriting::take_for_decided(node, log)
+    }
+
+    fn inherit(&self, config: &QuorumConfig, inherited: &Inherited) -> Result<Founding, String> {
+        config.check()?;
+        inheriting::found(&self.setup(config, inherited.node)?, inherited)
     }
 }
 
@@ -381,5 +395,9 @@ impl Engine for QuorumEngine {
 
     fn status(&self) -> EngineStatus {
         self.explain()
+    }
+
+    fn knows_all(&self) -> Result<(), String> {
+        inheriting::knows_all(self)
     }
 }

@@ -5,10 +5,16 @@ use quorate_certificate::{
     Certificate, ChainId, Decided, Genesis, HEADER_BYTES, Header, HistoryError, RECORD_BYTES_MAX,
     SIGNATURE_BYTES_MAX, VALIDATORS_MAX, ValidatorHistory, ValidatorSet, ValueId,
 };
+use quorate_engine::engine::StateHash;
+use quorate_storage::Index;
 
 use crate::codec::{Malformed, Reader, Writer};
 
+/// Of a mark after a decided height.
 const VERSION: u8 = 2;
+
+/// Of a mark after what another driver has left.
+const INHERITED: u8 = 128;
 
 /// Most bytes of an encoded certificate.
 pub(crate) const PROOF_BYTES_MAX: usize = 64 + VALIDATORS_MAX * (SIGNATURE_BYTES_MAX + 16);
@@ -19,12 +25,14 @@ const SET_BYTES_MAX: usize = 64 + VALIDATORS_MAX * 2048;
 /// Where a group stands after a height.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
-    /// The height; 0 before the first.
+    /// The height; before the first it is 0, or the last index of another driver.
     pub(crate) height: u64,
-    /// The id of its header; of the chain before the first.
+    /// The id of its header; before the first what that names as the one before it.
     pub(crate) value: ValueId,
     /// Its header and the certificate for it, encoded; none before the first.
     pub(crate) proved: Option<(Bytes, Bytes)>,
+    /// Before the first, the hash of the history that another driver has left.
+    pub(crate) inherited: Option<StateHash>,
     /// Who made it.
     pub(crate) proposer: Option<u64>,
     /// The validators of the next height.
@@ -93,9 +101,29 @@ impl Mark {
             height: 0,
             value: *chain.as_bytes(),
             proved: None,
+            inherited: None,
             proposer: None,
             validators: genesis.validators().clone(),
             next_validators: genesis.validators().clone(),
+            changes: Changes::default(),
+        }
+    }
+
+    /// Before the first height, after an index up to which another driver has decided.
+    pub(crate) fn inherited(
+        validators: &ValidatorSet,
+        chain: &ChainId,
+        index: Index,
+        state: StateHash,
+    ) -> Self {
+        Self {
+            height: index,
+            value: chain.origin(index, &state),
+            proved: None,
+            inherited: Some(state),
+            proposer: None,
+            validators: validators.clone(),
+            next_validators: validators.clone(),
             changes: Changes::default(),
         }
     }
@@ -119,6 +147,7 @@ impl Mark {
             height: header.height,
             value: header.id(),
             proved: Some((head, proof)),
+            inherited: None,
             proposer: Some(header.proposer),
             validators: self.next_validators.clone(),
             next_validators,
@@ -162,6 +191,14 @@ impl Mark {
 
     pub(crate) fn encode(&self) -> Bytes {
         let mut to = Writer::default();
+        if let Some(state) = &self.inherited {
+            return to
+                .u8(INHERITED)
+                .u64(self.height)
+                .array(state)
+                .bytes(&self.validators.encode())
+                .finish();
+        }
         let (head, proof) = self.proved.clone().unwrap_or_default();
         to.u8(VERSION).bytes(&head).bytes(&proof).bytes(&self.validators.encode());
         let changes = self.next_validators != self.validators;
@@ -174,17 +211,24 @@ impl Mark {
     }
 
     /// Reads the mark of a checkpoint at some height above 0. It says nothing about whether what it says is so.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(crate) fn decode(chain: &ChainId, bytes: &[u8]) -> Result<Self, Malformed> {
+        let set =
+            |bytes| ValidatorSet::decode(bytes).map_err(|_| Malformed("its validators are no set"));
         let mut from = Reader::new(bytes);
-        if from.u8()? != VERSION {
-            return Err(Malformed("its version is another one"));
+        match from.u8()? {
+            VERSION => {}
+            INHERITED => {
+                let (index, state) = (from.u64()?, from.array()?);
+                let validators = set(from.bytes(SET_BYTES_MAX)?)?;
+                from.finish()?;
+                return Ok(Self::inherited(&validators, chain, index, state));
+            }
+            _ => return Err(Malformed("its version is another one")),
         }
         let head = Bytes::copy_from_slice(from.bytes(HEADER_BYTES)?);
         let proof = Bytes::copy_from_slice(from.bytes(PROOF_BYTES_MAX)?);
         let header = Header::decode(&head).map_err(|_| Malformed("its header is none"))?;
         Certificate::decode(&proof).map_err(|_| Malformed("its certificate is none"))?;
-        let set =
-            |bytes| ValidatorSet::decode(bytes).map_err(|_| Malformed("its validators are no set"));
         let validators = set(from.bytes(SET_BYTES_MAX)?)?;
         let next_validators = match from.bool()? {
             true => set(from.bytes(SET_BYTES_MAX)?)?,
@@ -197,6 +241,7 @@ impl Mark {
             value: header.id(),
             proposer: Some(header.proposer),
             proved: Some((head, proof)),
+            inherited: None,
             validators,
             next_validators,
             changes,

@@ -671,6 +671,18 @@ enum Needed {
     Honest,
 }
 
+/// The round and value that a line of the journal precommits this node to, if it does.
+pub(crate) fn commitment_of(node: u64, note: &[u8]) -> Result<Option<(u32, ValueId)>, Malformed> {
+    let Input::Vote(SignedMessage { message: vote, .. }) = wire::decode_note(note)? else {
+        return Ok(None);
+    };
+    let is_own = vote.validator == Address(node) && is_commitment(&vote);
+    Ok(match vote.value {
+        NilOrVal::Val(Id(value)) if is_own => Some((vote.round.as_u32().unwrap_or(0), value)),
+        _ => None,
+    })
+}
+
 fn is_commitment(vote: &Vote) -> bool {
     vote.kind == core::VoteType::Precommit && matches!(vote.value, NilOrVal::Val(_))
 }

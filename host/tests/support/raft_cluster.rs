@@ -10,8 +10,7 @@ use std::time::Duration;
 use quorate_driver_raft::{RaftConfig, RaftDriver};
 use quorate_replicator::Durability;
 
-pub(crate) use cluster::Maker;
-use cluster::Nodes;
+pub(crate) use cluster::{Maker, Nodes};
 
 /// Nodes 1 to n, each with a directory of its own.
 pub(crate) type RaftCluster = Nodes<RaftDriver>;

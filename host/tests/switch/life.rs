@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use quorate_certificate::{FaultModel, Genesis, Scheme, SigningKey, Validator};
 use quorate_driver_local::{Local, LocalConfig};
+use quorate_driver_quorum::{QuorumConfig, QuorumDriver, Setup};
 use quorate_driver_raft::{RaftConfig, RaftDriver};
 use quorate_host::{HostConfig, Hosted, SwitchError, SwitchOptions, SwitchReport, VerifyReport};
 use quorate_replicator::{
@@ -40,6 +42,30 @@ pub(crate) fn shard() -> ShardKey {
 pub(crate) enum Kind {
     Local,
     Raft,
+    Quorum,
+}
+
+/// What is done under a driver, whichever it is.
+macro_rules! under {
+    ($home:expr, $kind:expr, |$hosted:ident, $table:ident| $done:expr) => {
+        match $kind {
+            Kind::Local => {
+                let $hosted = Hosted::new(Local, $home.config.clone());
+                let $table = LocalConfig::default();
+                $done
+            }
+            Kind::Raft => {
+                let $hosted = Hosted::new(RaftDriver, $home.config.clone());
+                let $table = $home.raft.clone();
+                $done
+            }
+            Kind::Quorum => {
+                let $hosted = Hosted::new($home.quorum.clone(), $home.config.clone());
+                let $table = QuorumConfig::default();
+                $done
+            }
+        }
+    };
 }
 
 /// A directory.
@@ -49,6 +75,8 @@ pub(crate) struct Home {
     pub(crate) durability: Durability,
     pub(crate) config: HostConfig,
     pub(crate) raft: RaftConfig,
+    /// With the genesis of a group of this node alone.
+    pub(crate) quorum: QuorumDriver,
 }
 
 impl Home {
@@ -56,7 +84,8 @@ impl Home {
         let mut config = HostConfig::default();
         config.cluster = Some(ClusterId::new([7; 16]));
         let (path, node, durability) = (path.into(), node(1), Durability::Disk);
-        Self { path, node, durability, config, raft: raft_config() }
+        let quorum = validators(1);
+        Self { path, node, durability, config, raft: raft_config(), quorum }
     }
 
     pub(crate) fn env(&self) -> Env {
@@ -72,16 +101,9 @@ impl Home {
         kind: Kind,
     ) -> Result<(Arc<dyn Replicator>, Shards), OpenError> {
         let (machine, shards) = Shards::builder().build();
-        let (machine, config) = (Box::new(machine), self.config.clone());
-        let opened = match kind {
-            Kind::Local => {
-                Hosted::new(Local, config).open(LocalConfig::default(), self.env(), machine).await
-            }
-            Kind::Raft => {
-                let hosted = Hosted::new(RaftDriver, config);
-                hosted.open(self.raft.clone(), self.env(), machine).await
-            }
-        };
+        let machine = Box::new(machine);
+        let opened =
+            under!(self, kind, |hosted, table| hosted.open(table, self.env(), machine).await);
         opened.map(|opened| (opened, shards))
     }
 
@@ -90,7 +112,7 @@ impl Home {
         to: Kind,
         options: &SwitchOptions,
     ) -> Result<SwitchReport, SwitchError> {
-        self.switch_from(if to == Kind::Raft { Kind::Local } else { Kind::Raft }, to, options)
+        self.switch_from(if to == Kind::Local { Kind::Raft } else { Kind::Local }, to, options)
     }
 
     pub(crate) fn switch_from(
@@ -99,42 +121,35 @@ impl Home {
         to: Kind,
         options: &SwitchOptions,
     ) -> Result<SwitchReport, SwitchError> {
-        let (env, config, local) = (self.env(), self.config.clone(), LocalConfig::default());
-        let leaving = match from {
-            Kind::Local => {
-                Hosted::new(Local, config.clone()).leave(&local, &env, &machine, options)
-            }
-            Kind::Raft => {
-                Hosted::new(RaftDriver, config.clone()).leave(&self.raft, &env, &machine, options)
-            }
-        }?;
-        match to {
-            Kind::Local => {
-                Hosted::new(Local, config).take_over(&local, &env, &machine, leaving, &|| Ok(()))
-            }
-            Kind::Raft => Hosted::new(RaftDriver, config).take_over(
-                &self.raft,
-                &env,
-                &machine,
-                leaving,
-                &|| Ok(()),
-            ),
-        }
+        let env = self.env();
+        let leaving =
+            under!(self, from, |hosted, table| hosted.leave(&table, &env, &machine, options))?;
+        under!(self, to, |hosted, table| {
+            hosted.take_over(&table, &env, &machine, leaving, &|| Ok(()))
+        })
     }
 
     pub(crate) fn verify(&self, kind: Kind) -> Vec<VerifyReport> {
         let (env, make) = (self.env(), || machine(GroupId::new(0)));
-        let verified = match kind {
-            Kind::Local => {
-                let hosted = Hosted::new(Local, self.config.clone());
-                hosted.verify(&LocalConfig::default(), &env, &make)
-            }
-            Kind::Raft => {
-                Hosted::new(RaftDriver, self.config.clone()).verify(&self.raft, &env, &make)
-            }
-        };
-        verified.unwrap()
+        under!(self, kind, |hosted, table| hosted.verify(&table, &env, &make)).unwrap()
     }
+}
+
+/// The driver of nodes 1 to `count`, which are all the validators of its genesis.
+pub(crate) fn validators(count: u8) -> QuorumDriver {
+    let key = |number| {
+        // The number of the scheme, and then the secret.
+        Arc::new(SigningKey::from_bytes(&[vec![1], vec![number; 32]].concat()).unwrap())
+    };
+    let keys: Vec<_> = (1..=count).map(key).collect();
+    let all = (1..).zip(&keys);
+    let all = all.map(|(node, key)| Validator { node, power: 1, key: key.public().clone() });
+    let genesis = Genesis::new([7; 16], FaultModel::Byzantine, Scheme::Ed25519, 500, all.collect());
+    let genesis = genesis.unwrap();
+    let setups = (1..).zip(keys);
+    QuorumDriver::with_setups(
+        setups.map(|(number, key)| (node(number), Setup::new(genesis.clone(), key))),
+    )
 }
 
 pub(crate) fn machine(_group: GroupId) -> Box<dyn StateMachine> {

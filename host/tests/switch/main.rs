@@ -7,6 +7,7 @@ mod raft_cluster;
 mod refusals;
 mod strangers;
 mod subscribers;
+mod validators;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -93,9 +94,9 @@ async fn end(node: Arc<dyn Replicator>, end: End) {
 }
 
 /// Waits until a node that was dropped has let go of its directory.
-async fn switch(home: &Home, to: Kind) {
+async fn switch(home: &Home, from: Kind, to: Kind) {
     let position = loop {
-        match home.switch(to, &SwitchOptions::default()) {
+        match home.switch_from(from, to, &SwitchOptions::default()) {
             Ok(report) => break report.groups[0].position,
             Err(error) if error.to_string().contains("in use") => {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -128,7 +129,7 @@ async fn live(plan: Plan) {
     told.put(&local, plan.puts[0]).await;
     told.check(&local, &shards).await;
     end(local, plan.ends[0]).await;
-    switch(&home, Kind::Raft).await;
+    switch(&home, Kind::Local, Kind::Raft).await;
 
     // The only voter, and then with two who were never there.
     let one = cluster.start(node(1)).await.unwrap();
@@ -165,7 +166,7 @@ async fn live(plan: Plan) {
         End::Close => cluster.stop(node(1)).await,
         End::Drop => cluster.forget(node(1)),
     }
-    switch(&home, Kind::Local).await;
+    switch(&home, Kind::Raft, Kind::Local).await;
 
     let (local, shards) = home.open(Kind::Local).await.unwrap();
     told.repeat(&local).await;

@@ -538,7 +538,7 @@ impl World {
         if !is_valid(&entry.body) {
             self.broken_by(format!("something invalid is decided at height {}", entry.index));
         }
-        let proved = crate::mark::Mark::decode(mark).ok().and_then(|mark| mark.proved);
+        let proved = crate::mark::Mark::decode(&self.chain, mark).ok().and_then(|mark| mark.proved);
         let Some((head, proof)) = proved else {
             return self.broken_by("a delivery has no certificate");
         };

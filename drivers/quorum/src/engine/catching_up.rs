@@ -384,7 +384,7 @@ impl QuorumEngine {
     /// The mark of a snapshot, and the header of the height after it, if validators that follow from the genesis, and from what this node
     /// knows of them, have signed that.
     fn snapshot_mark(&self, mark: &Bytes, head: &Bytes) -> Option<(Mark, Header)> {
-        let found = Mark::decode(mark).ok()?;
+        let found = Mark::decode(&self.chain, mark).ok()?;
         if !found.changes.begin_with(&self.mark.changes) {
             return None;
         }

@@ -35,7 +35,9 @@ impl QuorumEngine {
         check_members(&genesis, members.iter().map(|member| member.number()))?;
         let chain = genesis.chain(group.number());
         let mark = match &checkpoint {
-            Some(checkpoint) => Mark::decode(&checkpoint.mark).map_err(|_| unread("checkpoint"))?,
+            Some(checkpoint) => {
+                Mark::decode(&chain, &checkpoint.mark).map_err(|_| unread("checkpoint"))?
+            }
             None => Mark::genesis(&genesis, &chain),
         };
         let standing = match &log.state {
@@ -207,7 +209,11 @@ pub(super) fn header_of(entry: &Entry) -> Option<Header> {
     is_its.then_some(header)
 }
 
-fn check_key(validators: &ValidatorSet, node: u64, key: &SigningKey) -> Result<(), String> {
+pub(super) fn check_key(
+    validators: &ValidatorSet,
+    node: u64,
+    key: &SigningKey,
+) -> Result<(), String> {
     let Some(validator) = validators.get(node) else { return Ok(()) };
     if validator.key == *key.public() {
         return Ok(());
@@ -241,7 +247,7 @@ fn check_members(
 }
 
 /// Something stored that is not this driver's.
-fn unread(what: &str) -> String {
+pub(super) fn unread(what: &str) -> String {
     format!(
         "the {what} is not one that this driver wrote with this genesis: was another driver or another genesis used before?"
     )

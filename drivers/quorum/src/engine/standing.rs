@@ -47,7 +47,12 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    fn encode(&self, chain: &ChainId) -> Bytes {
+    /// That of a node which votes from this height on, and knows nobody else.
+    pub(super) fn alone(votes_from: u64) -> Self {
+        Self { votes_from: Some(votes_from), ..Self::default() }
+    }
+
+    pub(super) fn encode(&self, chain: &ChainId) -> Bytes {
         let mut to = Writer::default();
         to.u8(VERSION).array(chain.as_bytes()).u64(self.votes_from.unwrap_or(0));
         to.count(self.known.len());
