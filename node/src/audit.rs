@@ -201,7 +201,7 @@ fn read_genesis(path: &Path) -> Result<Genesis, Failure> {
 }
 
 fn report(audited: &Audited, output: Output) -> Result<(), Failure> {
-    let Audited { genesis, group, first, height, id, epoch, .. } = audited;
+    let Audited { genesis, group, first, inherited, height, id, epoch, .. } = audited;
     print_as(
         output,
         || {
@@ -210,16 +210,23 @@ fn report(audited: &Audited, output: Output) -> Result<(), Failure> {
                 "genesis": hex(genesis),
                 "group": group,
                 "first": first,
+                "inherited": inherited.map(|state| hex(&state)),
                 "height": height,
                 "id": hex(id),
                 "epoch": epoch,
             })
         },
         || {
-            let what = match (first, height) {
-                (0, _) => "nothing is decided in it yet".to_owned(),
-                (1, height) => format!("all {height} heights are decided by their validators"),
-                (first, height) => format!(
+            let what = match (first, height, inherited) {
+                (0, ..) => "nothing is decided in it yet".to_owned(),
+                (1, height, _) => format!("all {height} heights are decided by their validators"),
+                (first, height, Some(state)) => format!(
+                    "all heights, {first} to {height}, are decided by their validators; they go on from what another driver left at {}, whose \
+                     history has hash {}",
+                    first - 1,
+                    hex(state)
+                ),
+                (first, height, None) => format!(
                     "heights {first} to {height} are decided by their validators; what was before is not in it"
                 ),
             };

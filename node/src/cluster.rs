@@ -179,8 +179,7 @@ impl Cluster {
             cluster.founders.push(node.node);
         }
         if driver == QUORUM {
-            let nodes = cluster.nodes.keys().copied();
-            cluster.founding = Some(Founding::new(cluster.id, nodes, choice)?);
+            cluster.founding = Some(cluster.found(choice)?);
         }
         cluster.checked(nodes)
     }
@@ -191,14 +190,13 @@ impl Cluster {
     /// # Errors
     ///
     /// As [`new`](Self::new); or the directory holds no data, or its node is none of these.
-    pub(crate) fn grown(nodes: &[NodeAt], driver: &str, directory: &Path) -> Result<Self, Failure> {
+    pub(crate) fn grown(
+        nodes: &[NodeAt],
+        driver: &str,
+        directory: &Path,
+        choice: Choice,
+    ) -> Result<Self, Failure> {
         let shown = directory.display();
-        if driver == QUORUM {
-            return Err(Failure::usage(format!(
-                "driver {QUORUM} begins with its genesis, and cannot go on from data that its validators did not decide; leave --from out, and \
-                 take the data there with `quorate export` and `import`"
-            )));
-        }
         let held = builtin::held(directory).map_err(Failure::data)?;
         let held = held.ok_or_else(|| {
             Failure::data(format!(
@@ -224,7 +222,14 @@ impl Cluster {
         for node in nodes {
             cluster.add(node)?;
         }
+        if driver == QUORUM {
+            cluster.founding = Some(cluster.found(choice)?);
+        }
         cluster.checked(nodes)
+    }
+
+    fn found(&self, choice: Choice) -> Result<Founding, Failure> {
+        Founding::new(self.id, self.nodes.keys().copied(), &self.founders, choice)
     }
 
     fn checked(self, nodes: &[NodeAt]) -> Result<Self, Failure> {

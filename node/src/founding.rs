@@ -44,7 +44,7 @@ pub(crate) struct Founding {
 }
 
 impl Founding {
-    /// Makes a key for each node, all of the same power.
+    /// Makes a key for each node. The founders are the validators, all of the same power; the others are added later.
     ///
     /// # Errors
     ///
@@ -52,6 +52,7 @@ impl Founding {
     pub(crate) fn new(
         cluster: ClusterId,
         nodes: impl Iterator<Item = NodeId>,
+        founders: &[NodeId],
         choice: Choice,
     ) -> Result<Self, Failure> {
         let Choice { fault_model, scheme } = choice;
@@ -59,7 +60,8 @@ impl Founding {
         for node in nodes {
             keys.insert(node, SigningKey::generate(scheme).map_err(Failure::service)?);
         }
-        let validators = keys.iter().map(|(node, key)| Validator {
+        let founding = keys.iter().filter(|(node, _)| founders.contains(node));
+        let validators = founding.map(|(node, key)| Validator {
             node: node.number(),
             power: 1,
             key: key.public().clone(),

@@ -24,12 +24,12 @@ pub(crate) fn cluster(
     let driver = driver.unwrap_or(DRIVER);
     let choice = choice(arguments, driver)?;
     let cluster = match from {
-        Some(directory) => Cluster::grown(nodes, driver, directory)?,
+        Some(directory) => Cluster::grown(nodes, driver, directory, choice)?,
         None => Cluster::new(nodes, driver, choice)?,
     };
     check_clients(clients)?;
     cluster.create(out, clients, *validity_days)?;
-    if let Some(founding) = &cluster.founding
+    if let (None, Some(founding)) = (from, &cluster.founding)
         && let Some(warning) = founding::warning(&founding.genesis)
     {
         tell(&format!("warning: {warning}\n"));

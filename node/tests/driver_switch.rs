@@ -76,6 +76,51 @@ fn a_node_goes_to_raft_and_back_and_its_revisions_go_on() {
     assert_eq!(Ended::of(command).out, "colour\t2\tblue\n");
 }
 
+/// A configuration of the place's data for driver quorum, without a network, with what `init-cluster` made for n1.
+fn alone_as_validator(place: &Place) -> String {
+    let nodes = "n1=127.0.0.1:7411,n2=127.0.0.1:7412";
+    let made = ["--driver", "quorum", "init-cluster", "--from", "data", "--nodes", nodes];
+    let made = ok(place, &[&made[..], &["--out", "made"]].concat());
+    assert!(made.out.contains("quorate driver switch --to quorum --config"), "{}", made.out);
+    let shown = ok(place, &["driver", "show", "-o", "json"]).json();
+    let config = format!(
+        "[node]\ncluster = {}\n[driver]\nkind = \"quorum\"\n[driver.quorum]\n\
+         genesis_file = \"made/n1/genesis.toml\"\nkey_file = \"made/n1/validator.key\"\n",
+        shown["cluster"]
+    );
+    place.write("quorum.toml", config).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_node_becomes_a_validator_whose_history_is_audited_from_there_on() {
+    let place = filled();
+    let config = alone_as_validator(&place);
+    let quorum = |arguments: &[&str]| ok(&place, &[&["--config", &config], arguments].concat());
+    let switched = quorum(&["driver", "switch", "--to", "quorum", "-o", "json"]).json();
+    let left = &switched["groups"][0];
+    quorum(&["verify"]);
+    let empty = quorum(&["audit"]).out;
+    assert!(empty.starts_with("nothing is decided in it yet"), "{empty}");
+
+    assert_eq!(quorum(&["kv", "get", "acme/cfg", "colour"]).out, "blue\n");
+    assert_eq!(quorum(&["kv", "put", "acme/cfg", "colour", "red"]).out, "3\n");
+    let audited = quorum(&["audit", "--export", "h", "-o", "json"]).json();
+    let index = left["index"].as_u64().unwrap();
+    assert_eq!(audited["first"].as_u64(), Some(index + 1), "{audited}");
+    assert_eq!(audited["inherited"], left["history"]);
+    let words = ok(&place, &["audit", "h", "--genesis", "made/genesis.toml"]).out;
+    let origin = format!("they go on from what another driver left at {index}");
+    assert!(words.contains(&origin), "{words}");
+    let proved = quorum(&["kv", "get", "acme/cfg", "colour", "--proof", "p"]);
+    assert_eq!(proved.code, 0);
+    ok(&place, &["audit", "p", "--genesis", "made/genesis.toml"]);
+
+    let back = quorum(&["driver", "switch", "--to", "local", "-o", "json"]).json();
+    assert_eq!((&back["groups"][0]["epoch"], &back["voters"]), (&json!(3), &json!([1])));
+    ok(&place, &["verify"]);
+    assert_eq!(ok(&place, &["kv", "put", "acme/cfg", "colour", "grey"]).out, "4\n");
+}
+
 #[test]
 fn what_is_in_the_way_is_said_and_nothing_is_changed() {
     let place = filled();
