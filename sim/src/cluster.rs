@@ -27,10 +27,10 @@ mod workload;
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash};
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
-use quorate_engine::engine::{Admin, EngineDriver, Input};
+use quorate_engine::engine::{Admin, Input};
 use quorate_replicator::{NodeId, OpenError, Position};
 use quorate_storage::{Keep, Tag};
 
@@ -47,14 +47,14 @@ use network::Network;
 use operator::Operator;
 pub use report::ClusterReport;
 use streams::Streams;
-pub use subject::{RaftSubject, Subject, Tuning};
+pub use subject::{Group, RaftSubject, Subject};
 use swarm::Swarm;
-use watched::WatchedDriver;
+use watched::Opens;
 use workload::Waits;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// After how many election timeouts a healed cluster must have converged.
+/// After how many times its patience a healed cluster must have converged.
 const CONVERGES_WITHIN: u32 = 10;
 
 /// Lives through one seed with a cluster of nodes of this driver. `trace` is told what happens, in words.
@@ -62,12 +62,12 @@ const CONVERGES_WITHIN: u32 = 10;
 /// # Errors
 ///
 /// The first thing that must not be.
-pub fn run_cluster<S: Subject>(
-    subject: &S,
+pub fn run_cluster(
+    subject: &dyn Subject,
     seed: u64,
     trace: Option<&mut dyn FnMut(&str)>,
 ) -> Result<ClusterReport, Violation> {
-    let mut cluster = Cluster::<S::Driver>::new(subject, seed, trace);
+    let mut cluster = Cluster::new(subject, seed, trace);
     cluster.begin()?;
     cluster.live()?;
     cluster.heal()?;
@@ -75,12 +75,12 @@ pub fn run_cluster<S: Subject>(
     Ok(cluster.report)
 }
 
-struct Cluster<'t, D: EngineDriver> {
+struct Cluster<'t> {
     rng: fastrand::Rng,
     trace: Option<&'t mut dyn FnMut(&str)>,
-    driver: Arc<D>,
-    config: D::Config,
-    term_of: fn(Tag) -> Option<u64>,
+    opens: Box<dyn Opens>,
+    /// In which term an entry was proposed first, where leaders count copies of their own term only.
+    term_of: Option<fn(Tag) -> Option<u64>>,
     swarm: Swarm,
     now: Duration,
     queue: Queue,
@@ -111,14 +111,10 @@ struct Cluster<'t, D: EngineDriver> {
     faults_on: bool,
 }
 
-impl<'t, D: EngineDriver> Cluster<'t, D> {
-    fn new<S: Subject<Driver = D>>(
-        subject: &S,
-        seed: u64,
-        trace: Option<&'t mut dyn FnMut(&str)>,
-    ) -> Self {
+impl<'t> Cluster<'t> {
+    fn new(subject: &dyn Subject, seed: u64, trace: Option<&'t mut dyn FnMut(&str)>) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let swarm = Swarm::draw(&mut rng);
+        let Group { opens, swarm, term_of } = subject.draw(&mut rng);
         let ids: Vec<_> = (1..).take(swarm.nodes).map(NodeId::new).collect();
         let founders = ids[..swarm.founders].to_vec();
         let machine = |id: &NodeId| Machine::new(*id, &mut rng, swarm.clock_ppm, &founders);
@@ -129,9 +125,8 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
             .map(|number| Client::new(number, swarm.list_max, swarm.registers))
             .collect();
         Self {
-            driver: Arc::new(subject.driver()),
-            config: subject.config(&swarm.tuning),
-            term_of: subject.term_of(),
+            opens,
+            term_of,
             rng,
             trace,
             swarm,
@@ -170,7 +165,7 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
         }
         if !self.swarm.kinds.is_empty() {
             // A cluster that has never had a leader is of little interest.
-            self.plan(self.swarm.tuning.election_timeout, Event::Fault);
+            self.plan(self.swarm.patience, Event::Fault);
         }
         if let Some(every) = self.swarm.operator_every {
             self.plan(every, Event::Operator);
@@ -272,7 +267,7 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
             Event::Operator => self.operate(),
             Event::Campaign { place, life } => {
                 let call = self.call();
-                let within = self.swarm.tuning.election_timeout;
+                let within = self.swarm.patience;
                 self.with(place, life, |node, now| node.admin(Admin::Campaign, now + within, call))
             }
             Event::Blink { place, life } => self.blink(place, life),
@@ -309,7 +304,7 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
     fn disk_time(&mut self, place: usize) -> Duration {
         let max = self.swarm.sync_max;
         if self.machines[place].slow_until > self.now {
-            let election = self.swarm.tuning.election_timeout;
+            let election = self.swarm.patience;
             return self.draw(max, election * 2);
         }
         self.draw(Duration::from_micros(50), max)
@@ -334,11 +329,7 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
         let life = machine.life;
         let local = machine.local(self.now);
         machine.sight.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let driver =
-            WatchedDriver { driver: Arc::clone(&self.driver), sight: Arc::clone(&machine.sight) };
         let begin = Life {
-            driver: &driver,
-            config: &self.config,
             disk: &machine.disk,
             node: machine.id,
             members: &machine.founders,
@@ -346,7 +337,7 @@ impl<'t, D: EngineDriver> Cluster<'t, D> {
             seed,
             settings: &self.swarm.settings,
         };
-        match Node::open(begin, local) {
+        match self.opens.open(begin, &machine.sight, local) {
             Ok(node) => {
                 if let Some(index) = machine.copies.lost_in(&node.copies) {
                     let id = machine.id;

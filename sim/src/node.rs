@@ -71,9 +71,7 @@ pub(crate) struct Settings {
 
 /// Where a life begins.
 #[derive(Debug)]
-pub(crate) struct Life<'a, D: EngineDriver> {
-    pub(crate) driver: &'a D,
-    pub(crate) config: &'a D::Config,
+pub(crate) struct Life<'a> {
     pub(crate) disk: &'a SimDisk,
     pub(crate) node: NodeId,
     /// The founding members.
@@ -120,10 +118,12 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn open<D: EngineDriver>(
-        life: Life<'_, D>,
+        driver: &D,
+        config: &D::Config,
+        life: Life<'_>,
         now: Duration,
     ) -> Result<Self, OpenError> {
-        let Life { driver, config, disk, node, members, store, seed, settings } = life;
+        let Life { disk, node, members, store, seed, settings } = life;
         let identity =
             Identity { cluster: [1; 16], node: node.number(), driver: D::NAME.into(), groups: 1 };
         let stores_config = StoresConfig {

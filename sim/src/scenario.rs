@@ -313,8 +313,6 @@ impl<'a> Scenario<'a> {
 
     fn start(&mut self) -> Checked {
         let life = Life {
-            driver: &Local,
-            config: &self.local,
             disk: &self.disk,
             node: NodeId::new(1),
             members: &[NodeId::new(1)],
@@ -322,7 +320,7 @@ impl<'a> Scenario<'a> {
             seed: 1,
             settings: &self.settings,
         };
-        match Node::open(life, self.now) {
+        match Node::open(&Local, &self.local, life, self.now) {
             Ok(mut node) => {
                 node.turn(self.now);
                 if let Some(index) = self.copies.lost_in(&node.copies) {

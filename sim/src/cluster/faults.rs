@@ -5,7 +5,6 @@
 //! again before it was removed and added anew. What is damaged is the log, but for its last block, which cannot be told from one that
 //! was being written.
 
-use quorate_engine::engine::EngineDriver;
 use quorate_storage::Fault;
 
 use super::event::{Event, Lasting};
@@ -19,7 +18,7 @@ const SECTOR: usize = quorate_storage::SECTOR_BYTES;
 /// Most operations of a disk before an armed fault comes.
 const ARMED_OPS: u64 = 60;
 
-impl<D: EngineDriver> Cluster<'_, D> {
+impl Cluster<'_> {
     /// Something goes wrong.
     pub(super) fn fault(&mut self) -> Checked {
         if !self.faults_on {
@@ -32,7 +31,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
         let Some(place) = self.victim() else { return Ok(()) };
         self.report.faults += 1;
         let id = self.machines[place].id;
-        let election = self.swarm.tuning.election_timeout;
+        let election = self.swarm.patience;
         let lasts = self.draw(election / 4, election * 3);
         match kind {
             Kind::Kill => {
@@ -117,7 +116,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
 
     fn blackout(&mut self) -> Checked {
         self.tell(|_| "all nodes lose their power".to_owned());
-        let election = self.swarm.tuning.election_timeout;
+        let election = self.swarm.patience;
         for place in 0..self.machines.len() {
             if self.machines[place].is_up() {
                 let keep = self.keep();
@@ -133,7 +132,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
         if !self.faults_on || place >= self.machines.len() {
             return Ok(());
         }
-        let election = self.swarm.tuning.election_timeout;
+        let election = self.swarm.patience;
         if self.machines[place].is_up() {
             self.close(place)?;
             self.restart_after(place, MS * 5, MS * 50);
@@ -264,7 +263,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
         machine.wiped = true;
         machine.lost = std::mem::take(&mut machine.copies);
         machine.replace_disk(&mut self.rng);
-        let election = self.swarm.tuning.election_timeout;
+        let election = self.swarm.patience;
         self.restart_after(place, MS * 5, election);
     }
 

@@ -2,7 +2,6 @@
 
 use std::hash::{Hash, Hasher};
 
-use quorate_engine::engine::EngineDriver;
 use quorate_replicator::{Frame, NodeId, Role, SessionId, ShardKey};
 
 use super::event::Event;
@@ -12,7 +11,7 @@ use crate::node::Node;
 use crate::oracle::{Checked, violation};
 use crate::scenario::everything;
 
-impl<D: EngineDriver> Cluster<'_, D> {
+impl Cluster<'_> {
     /// Heals everything, or all but a minority for ever, and waits until the cluster has converged.
     pub(super) fn heal(&mut self) -> Checked {
         self.faults_on = false;
@@ -51,8 +50,8 @@ impl<D: EngineDriver> Cluster<'_, D> {
     /// Runs until all that must be true of a healed cluster is.
     fn converge(&mut self) -> Checked {
         let begun = self.now;
-        let election = self.swarm.tuning.election_timeout;
-        let until = begun + election * CONVERGES_WITHIN;
+        let patience = self.swarm.patience;
+        let until = begun + patience * CONVERGES_WITHIN;
         self.probes.clear();
         for place in 0..self.machines.len() {
             let mut session = [0xfe; 16];
@@ -65,7 +64,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
         while let Err(why) = self.has_converged() {
             if self.now >= until {
                 return violation(format!(
-                    "not converged {:?} after healing, which is {CONVERGES_WITHIN} election timeouts: {why}",
+                    "not converged {:?} after healing, which is {CONVERGES_WITHIN} times {patience:?}: {why}",
                     self.now - begun
                 ));
             }
@@ -77,7 +76,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
                 self.step()?;
             }
         }
-        let took = (self.now - begun).as_micros() * 1000 / election.as_micros();
+        let took = (self.now - begun).as_micros() * 1000 / patience.as_micros();
         self.report.converged_permille = self.report.converged_permille.max(took as u64).max(1);
         self.tell(|_| format!("converged after {took} permille of ten election timeouts"));
         Ok(())

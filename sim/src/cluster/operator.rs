@@ -1,6 +1,6 @@
 //! An operator: changes members, moves leadership, replaces what was lost.
 
-use quorate_engine::engine::{Admin, EngineDriver};
+use quorate_engine::engine::Admin;
 use quorate_replicator::{AdminError, MemberChange, MemberRole, NodeId, Role};
 use quorate_storage::Index;
 
@@ -32,7 +32,7 @@ impl Operator {
     }
 }
 
-impl<D: EngineDriver> Cluster<'_, D> {
+impl Cluster<'_> {
     /// The newest voters and learners.
     pub(super) fn view(&self) -> (Vec<NodeId>, Vec<NodeId>) {
         let (_, voters, learners) = &self.operator.members;
@@ -97,7 +97,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
             }
         }
         self.tell(|it| format!("operator at {}: {admin:?}", it.machines[place].id));
-        let within = self.swarm.tuning.election_timeout * 4;
+        let within = self.swarm.patience * 4;
         let machine = &mut self.machines[place];
         machine.calls.insert(call);
         let life = machine.life;

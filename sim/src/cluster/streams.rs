@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_engine::engine::EngineDriver;
 use quorate_engine::{SnapshotPlan, SnapshotSink, SnapshotSource};
 use quorate_replicator::NodeId;
 use quorate_storage::Index;
@@ -40,7 +39,7 @@ struct Stream {
     tries: u32,
 }
 
-impl<D: EngineDriver> Cluster<'_, D> {
+impl Cluster<'_> {
     /// A node wants to stream its checkpoint at `index`.
     pub(super) fn begin_stream(&mut self, from: usize, to: NodeId, index: Index, head: Bytes) {
         let from_life = self.machines[from].life;
@@ -112,7 +111,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
                     return Ok(());
                 }
                 self.streams.streams.insert(id, stream);
-                self.plan(self.swarm.tuning.election_timeout / 8, Event::Stream(id));
+                self.plan(self.swarm.patience / 8, Event::Stream(id));
                 Ok(())
             }
         }

@@ -1,48 +1,24 @@
-//! Which driver is simulated, and how it is set.
-
-use std::time::Duration;
+//! Which driver is simulated, and what a seed makes of it.
 
 use quorate_driver_raft::{RaftConfig, RaftDriver};
-use quorate_engine::engine::EngineDriver;
 use quorate_storage::Tag;
 
-/// What a seed sets of a driver.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Tuning {
-    /// After what time without a leader there is an election.
-    pub election_timeout: Duration,
-    /// Batches that may be undecided at once.
-    pub batches_in_flight: u32,
-    /// Bytes of the log that are kept for followers that lag.
-    pub catch_up_bytes: u64,
-}
+use super::swarm::Swarm;
+use super::watched::{Opener, Opens};
 
-impl Tuning {
-    pub(super) const fn new(
-        election_timeout: Duration,
-        batches_in_flight: u32,
-        catch_up_bytes: u64,
-    ) -> Self {
-        Self { election_timeout, batches_in_flight, catch_up_bytes }
-    }
+/// What a seed makes of a driver: its configuration, the nodes, the load, and what goes wrong.
+#[derive(Debug)]
+pub struct Group {
+    pub(super) opens: Box<dyn Opens>,
+    pub(super) swarm: Swarm,
+    /// In which term an entry was proposed first, where leaders count copies of their own term only.
+    pub(super) term_of: Option<fn(Tag) -> Option<u64>>,
 }
 
 /// A driver to be simulated.
 pub trait Subject {
-    /// The driver.
-    type Driver: EngineDriver;
-
-    /// The driver.
-    fn driver(&self) -> Self::Driver;
-
-    /// The term in which an entry was first proposed, if its tag says so and leaders may count copies of their own term only.
-    fn term_of(&self) -> fn(Tag) -> Option<u64> {
-        |_| None
-    }
-
-    /// Its configuration for a seed.
-    fn config(&self, tuning: &Tuning) -> <Self::Driver as EngineDriver>::Config;
+    /// What a seed makes of it.
+    fn draw(&self, rng: &mut fastrand::Rng) -> Group;
 }
 
 /// The Raft driver as it is.
@@ -50,23 +26,27 @@ pub trait Subject {
 pub struct RaftSubject;
 
 impl Subject for RaftSubject {
-    type Driver = RaftDriver;
-
-    fn driver(&self) -> RaftDriver {
-        RaftDriver
-    }
-
-    fn term_of(&self) -> fn(Tag) -> Option<u64> {
-        |tag| tag.0.first_chunk().map(|term| u64::from_be_bytes(*term))
-    }
-
-    fn config(&self, tuning: &Tuning) -> RaftConfig {
+    fn draw(&self, rng: &mut fastrand::Rng) -> Group {
+        let (swarm, tuning) = Swarm::draw(rng);
         let mut config = RaftConfig::default();
-        config.election_timeout = tuning.election_timeout;
-        config.heartbeat_interval = tuning.election_timeout / 5;
+        config.election_timeout = swarm.patience;
+        config.heartbeat_interval = swarm.patience / 5;
         config.batches_in_flight = tuning.batches_in_flight;
         config.catch_up_bytes = tuning.catch_up_bytes;
         config.cache_bytes = 16 << 10;
-        config
+        Group {
+            opens: Box::new(Opener::new(RaftDriver, config)),
+            swarm,
+            term_of: Some(|tag| tag.0.first_chunk().map(|term| u64::from_be_bytes(*term))),
+        }
     }
+}
+
+/// What a seed sets of Raft beside the election timeout, which is the patience of the whole cluster.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RaftTuning {
+    /// Batches that may be undecided at once.
+    pub(super) batches_in_flight: u32,
+    /// Bytes of the log that are kept for followers that lag.
+    pub(super) catch_up_bytes: u64,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use quorate_storage::LogConfig;
 use quorate_transport_memory::LinkFaults;
 
-use super::Tuning;
+use super::subject::RaftTuning;
 use crate::node::Settings;
 
 const MS: Duration = Duration::from_millis(1);
@@ -84,7 +84,8 @@ pub(super) struct Swarm {
     pub(super) founders: usize,
     /// All nodes there may be, founders included.
     pub(super) nodes: usize,
-    pub(super) tuning: Tuning,
+    /// After what time without progress nodes do something about it: the election timeout of Raft.
+    pub(super) patience: Duration,
     pub(super) settings: Settings,
     pub(super) clients: u8,
     pub(super) list_max: usize,
@@ -123,12 +124,13 @@ fn log_config(bulk: bool) -> LogConfig {
 }
 
 impl Swarm {
-    pub(super) fn draw(rng: &mut fastrand::Rng) -> Self {
+    /// What a seed makes of a cluster of Raft.
+    pub(super) fn draw(rng: &mut fastrand::Rng) -> (Self, RaftTuning) {
         let founders = [1, 2, 3, 3, 3, 3, 4, 5, 5, 7][rng.usize(..10)];
         let operator_every = (rng.u8(..3) > 0).then(|| MS * rng.u32(300..3000));
         let nodes =
             if operator_every.is_some() { (founders + rng.usize(1..=3)).min(7) } else { founders };
-        let election_timeout = MS * [300, 500, 1000][rng.usize(..3)];
+        let patience = MS * [300, 500, 1000][rng.usize(..3)];
         // Long lists of small frames: many frames in a seed.
         let bulk = rng.u8(..8) == 0;
         let settings = Settings {
@@ -170,30 +172,31 @@ impl Swarm {
         if heals_majority_only {
             kinds.retain(|kind| !matches!(kind, Kind::Wipe | Kind::Rot));
         }
-        Self {
+        let tuning = RaftTuning {
+            batches_in_flight: [1, 4, 16][rng.usize(..3)],
+            catch_up_bytes: [0, 4 << 10, 1 << 20][rng.usize(..3)],
+        };
+        let swarm = Self {
             founders,
             nodes,
-            tuning: Tuning::new(
-                election_timeout,
-                [1, 4, 16][rng.usize(..3)],
-                [0, 4 << 10, 1 << 20][rng.usize(..3)],
-            ),
+            patience,
             settings,
             clients: 1 + rng.u8(..4),
             list_max,
             registers: !bulk && rng.bool(),
             think: MS * [5, 20, 60][rng.usize(..3)],
-            live: election_timeout * (8 + rng.u32(..12)),
+            live: patience * (8 + rng.u32(..12)),
             calm,
             storm,
             keeps_contract: rng.u8(..4) > 0,
-            fault_every: election_timeout / [1, 2, 4][rng.usize(..3)],
+            fault_every: patience / [1, 2, 4][rng.usize(..3)],
             kinds,
             operator_every,
             sync_max: MS * [1, 3, 10][rng.usize(..3)],
             clock_ppm: [0, 1_000, 20_000][rng.usize(..3)],
             heals_majority_only,
             last_blackout: rng.u8(..3) == 0,
-        }
+        };
+        (swarm, tuning)
     }
 }

@@ -4,7 +4,7 @@ use std::hash::Hash;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
-use quorate_engine::engine::{EngineDriver, Input};
+use quorate_engine::engine::Input;
 use quorate_engine::{Packet, Sent};
 use quorate_replicator::{Channel, NodeId};
 use quorate_storage::Tag;
@@ -16,7 +16,7 @@ use super::{Cluster, MS};
 use crate::node::GROUP;
 use crate::oracle::{Checked, violation};
 
-impl<D: EngineDriver> Cluster<'_, D> {
+impl Cluster<'_> {
     /// A turn of a node, and all that comes of it.
     pub(super) fn after(&mut self, place: usize) -> Checked {
         loop {
@@ -89,7 +89,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
     fn counts_its_own(&self, place: usize, index: u64, term: u64) -> Checked {
         let machine = &self.machines[place];
         let tag = machine.node.as_ref().and_then(|node| node.copies.tag(index));
-        match tag.and_then(self.term_of) {
+        match tag.zip(self.term_of).and_then(|(tag, term_of)| term_of(tag)) {
             Some(earlier) if earlier < term && machine.voters[0].len() > 1 => violation(format!(
                 "{} leads in term {term} and takes {index} for decided, which is of term {earlier}",
                 machine.id
@@ -289,11 +289,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
             let keep = if self.rng.bool() { Some(self.keep()) } else { None };
             self.die(place, keep)?;
             // Whoever starts what may not take part does not do so all the time.
-            let soon = if self.machines[place].wiped {
-                self.swarm.tuning.election_timeout
-            } else {
-                MS * 5
-            };
+            let soon = if self.machines[place].wiped { self.swarm.patience } else { MS * 5 };
             self.restart_after(place, soon, soon + MS * 200);
             return Ok(());
         }

@@ -1,12 +1,16 @@
 //! An engine whose every turn is looked at.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use quorate_engine::engine::{
     Deliver, Demand, Engine, EngineDriver, EngineStatus, Input, Now, Opening, Output, Placed,
 };
-use quorate_replicator::{MemberRole, NodeId};
+use quorate_replicator::{MemberRole, NodeId, OpenError};
 use quorate_storage::{Body, Index, Record, Seq, Tag};
+
+use crate::node::{Life, Node};
 
 /// Something that an engine did.
 #[derive(Clone, Debug)]
@@ -28,11 +32,42 @@ pub(super) enum Seen {
 /// What an engine did since somebody looked.
 pub(super) type Sight = Arc<Mutex<Vec<Seen>>>;
 
+/// Opens nodes of some driver whose engines are looked at.
+pub(super) trait Opens: fmt::Debug {
+    /// Opens a node; what its engine does is seen by `sight`.
+    fn open(&self, life: Life<'_>, sight: &Sight, now: Duration) -> Result<Node, OpenError>;
+}
+
+/// Opens nodes of this driver.
+pub(super) struct Opener<D: EngineDriver> {
+    driver: Arc<D>,
+    config: D::Config,
+}
+
+impl<D: EngineDriver> Opener<D> {
+    pub(super) fn new(driver: D, config: D::Config) -> Self {
+        Self { driver: Arc::new(driver), config }
+    }
+}
+
+impl<D: EngineDriver> fmt::Debug for Opener<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(D::NAME).finish_non_exhaustive()
+    }
+}
+
+impl<D: EngineDriver> Opens for Opener<D> {
+    fn open(&self, life: Life<'_>, sight: &Sight, now: Duration) -> Result<Node, OpenError> {
+        let (driver, sight) = (Arc::clone(&self.driver), Arc::clone(sight));
+        Node::open(&WatchedDriver { driver, sight }, &self.config, life, now)
+    }
+}
+
 /// Opens engines of another driver and looks at them.
 #[derive(Debug)]
-pub(super) struct WatchedDriver<D> {
-    pub(super) driver: Arc<D>,
-    pub(super) sight: Sight,
+struct WatchedDriver<D> {
+    driver: Arc<D>,
+    sight: Sight,
 }
 
 impl<D: EngineDriver> EngineDriver for WatchedDriver<D> {

@@ -4,7 +4,6 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use quorate_engine::SubscriptionOver;
-use quorate_engine::engine::EngineDriver;
 use quorate_replicator::{
     Consistency, Cursor, Decision, Frame, FrameId, Position, ProposeError, ReadError,
     SubscribeError,
@@ -57,7 +56,7 @@ pub(super) struct Probe {
     pub(super) done: bool,
 }
 
-impl<D: EngineDriver> Cluster<'_, D> {
+impl Cluster<'_> {
     pub(super) const fn call(&mut self) -> u64 {
         self.next_call += 1;
         self.next_call
@@ -130,7 +129,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
 
     /// How long someone is willing to wait.
     fn within(&mut self) -> Duration {
-        let election = self.swarm.tuning.election_timeout;
+        let election = self.swarm.patience;
         if self.faults_on { self.draw(MS * 20, election * 3) } else { election }
     }
 
@@ -155,7 +154,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
     fn read(&mut self, place: usize) -> Checked {
         let (call, within) = (self.call(), self.within());
         let (level, floor) = if self.rng.u8(..4) == 0 {
-            let bound = self.draw(MS, self.swarm.tuning.election_timeout);
+            let bound = self.draw(MS, self.swarm.patience);
             // Clocks differ by some per cent.
             let since = self.now.saturating_sub(bound + bound / 16);
             (Consistency::Bounded(bound), self.acknowledged_before(since))
@@ -262,7 +261,7 @@ impl<D: EngineDriver> Cluster<'_, D> {
                 };
                 if self.faults_on && self.rng.u8(..50) == 0 {
                     let life = machine.life;
-                    let after = self.draw(MS, self.swarm.tuning.election_timeout * 3);
+                    let after = self.draw(MS, self.swarm.patience * 3);
                     self.plan(after, Event::Handled { place, life, id });
                     return Ok(false);
                 }
