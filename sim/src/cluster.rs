@@ -17,6 +17,7 @@ mod laws;
 mod machine;
 mod network;
 mod operator;
+mod quorum;
 mod report;
 mod streams;
 mod subject;
@@ -45,6 +46,8 @@ use laws::Laws;
 use machine::Machine;
 use network::Network;
 use operator::Operator;
+use quorum::Votes;
+pub use quorum::{Control, QuorumSubject, Scenario};
 pub use report::ClusterReport;
 use streams::Streams;
 pub use subject::{Group, RaftSubject, Subject};
@@ -75,12 +78,26 @@ pub fn run_cluster(
     Ok(cluster.report)
 }
 
+/// Says who lies, and gives those who run twice their second machine.
+fn lie(votes: &Votes, machines: &mut [Machine]) {
+    let founders = votes.nodes().len();
+    for (twin, id) in votes.twins().into_iter().enumerate() {
+        let machine = &mut machines[founders + twin];
+        (machine.id, machine.lies) = (id, Some(1));
+    }
+    for machine in machines.iter_mut().take(founders) {
+        machine.lies = votes.is_liar(machine.id).then_some(0);
+    }
+}
+
 struct Cluster<'t> {
     rng: fastrand::Rng,
     trace: Option<&'t mut dyn FnMut(&str)>,
     opens: Box<dyn Opens>,
     /// In which term an entry was proposed first, where leaders count copies of their own term only.
     term_of: Option<fn(Tag) -> Option<u64>>,
+    /// What must hold of votes, where validators vote.
+    votes: Option<Votes>,
     swarm: Swarm,
     now: Duration,
     queue: Queue,
@@ -114,11 +131,16 @@ struct Cluster<'t> {
 impl<'t> Cluster<'t> {
     fn new(subject: &dyn Subject, seed: u64, trace: Option<&'t mut dyn FnMut(&str)>) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let Group { opens, swarm, term_of } = subject.draw(&mut rng);
+        let Group { opens, swarm, votes, term_of } = subject.draw(&mut rng);
         let ids: Vec<_> = (1..).take(swarm.nodes).map(NodeId::new).collect();
         let founders = ids[..swarm.founders].to_vec();
         let machine = |id: &NodeId| Machine::new(*id, &mut rng, swarm.clock_ppm, &founders);
-        let machines: Vec<_> = ids.iter().map(machine).collect();
+        let mut machines: Vec<_> = ids.iter().map(machine).collect();
+        let mut operator = Operator::default();
+        if let Some(votes) = &votes {
+            operator.learns(0, votes.nodes(), Vec::new());
+            lie(votes, &mut machines);
+        }
         let weather = (swarm.calm.clone(), swarm.storm.clone());
         let network = Network::new(rng.u64(..), swarm.nodes, weather, swarm.keeps_contract);
         let clients = (0..swarm.clients)
@@ -135,7 +157,8 @@ impl<'t> Cluster<'t> {
             machines,
             network,
             streams: Streams::default(),
-            operator: Operator::default(),
+            operator,
+            votes,
             clients,
             hints: HashMap::new(),
             calls: HashMap::new(),
@@ -157,7 +180,9 @@ impl<'t> Cluster<'t> {
     /// Starts the founders and everything that happens by itself.
     fn begin(&mut self) -> Checked {
         self.tell(|it| format!("{:?}", it.swarm));
-        for place in 0..self.swarm.founders {
+        let twins = self.swarm.founders..self.machines.len();
+        let twins = if self.votes.is_some() { twins } else { 0..0 };
+        for place in (0..self.swarm.founders).chain(twins) {
             self.start(place)?;
         }
         for client in 0..self.clients.len() {
@@ -281,6 +306,11 @@ impl<'t> Cluster<'t> {
         self.queue.push(self.now + after, event);
     }
 
+    /// Whether whoever runs on this machine lies.
+    fn is_liar(&self, place: usize) -> bool {
+        self.machines[place].lies.is_some()
+    }
+
     fn is_of(&self, place: usize, life: u32) -> bool {
         self.machines[place].life == life && self.machines[place].is_up()
     }
@@ -324,6 +354,7 @@ impl<'t> Cluster<'t> {
 
     fn start(&mut self, place: usize) -> Checked {
         let seed = self.rng.u64(..);
+        let votes = self.votes.as_ref();
         let machine = &mut self.machines[place];
         machine.life += 1;
         let life = machine.life;
@@ -336,10 +367,16 @@ impl<'t> Cluster<'t> {
             store: machine.store,
             seed,
             settings: &self.swarm.settings,
+            forgets: votes.map_or((false, false), |votes| votes.forgets(machine.id)),
+            is_unflushed: votes.is_some_and(Votes::is_unflushed),
         };
-        match self.opens.open(begin, &machine.sight, local) {
+        match self.opens.open(begin, &machine.sight, machine.lies, local) {
             Ok(node) => {
-                if let Some(index) = machine.copies.lost_in(&node.copies) {
+                let forgets =
+                    votes.is_some_and(|votes| votes.forgets(machine.id) != (false, false));
+                if let Some(index) = machine.copies.lost_in(&node.copies)
+                    && !forgets
+                {
                     let id = machine.id;
                     return violation(format!(
                         "index {index} was durable at {id}, and a restart lost it"
@@ -354,25 +391,32 @@ impl<'t> Cluster<'t> {
                 self.report.starts += 1;
                 self.tell(|it| format!("{} started", it.machines[place].id));
                 self.plan(Duration::ZERO, Event::Alive { place, life });
-                self.plan(Duration::ZERO, Event::Subscribe { place, life });
+                if !self.is_liar(place) {
+                    self.plan(Duration::ZERO, Event::Subscribe { place, life });
+                }
                 self.after(place)?;
                 self.remembers(place)?;
                 match &self.machines[place].node {
-                    Some(node) => self.oracle.looked_at(node),
-                    None => Ok(()),
+                    Some(node) if !self.is_liar(place) => self.oracle.looked_at(node),
+                    _ => Ok(()),
                 }
             }
             Err(error) => {
                 self.tell(|it| format!("{} did not start: {error}", it.machines[place].id));
+                let lies = self.is_liar(place);
                 let machine = &mut self.machines[place];
                 if machine.rotten && matches!(error, OpenError::Corrupt { .. }) {
                     self.lose(place);
                     return Ok(());
                 }
+                if lies && matches!(error, OpenError::Driver { .. }) {
+                    // It has journalled what its twin said, or what it did not say: it begins anew.
+                    machine.replace_disk(&mut self.rng);
+                }
                 machine.failed_starts += 1;
                 let damaged = matches!(error, OpenError::Corrupt { .. } | OpenError::Driver { .. });
                 // Only a disk that fails on purpose may keep a node from starting.
-                if damaged || !self.faults_on && machine.failed_starts > 3 {
+                if !lies && (damaged || !self.faults_on && machine.failed_starts > 3) {
                     return violation(format!("{} does not start: {error}", machine.id));
                 }
                 machine.disk.set_capacity(None);
@@ -400,7 +444,9 @@ impl<'t> Cluster<'t> {
 
     /// A node ends without a word. With `keep` the power fails too.
     fn die(&mut self, place: usize, keep: Option<Keep>) -> Checked {
-        if let Some(node) = &self.machines[place].node {
+        if let Some(node) = &self.machines[place].node
+            && !self.is_liar(place)
+        {
             self.oracle.looked_at(node)?;
         }
         let machine = &mut self.machines[place];
@@ -414,6 +460,7 @@ impl<'t> Cluster<'t> {
             machine.copies = node.end(&machine.disk);
         }
         machine.subscription = None;
+        machine.delivered.clear();
         machine.wake = None;
         machine.paused_until = Duration::ZERO;
         (machine.syncing, machine.fetching) = (false, false);

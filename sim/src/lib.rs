@@ -23,7 +23,9 @@ mod registers;
 mod scenario;
 mod sweep;
 
-pub use cluster::{ClusterReport, Group, RaftSubject, Subject, run_cluster};
+pub use cluster::{
+    ClusterReport, Control, Group, QuorumSubject, RaftSubject, Scenario, Subject, run_cluster,
+};
 pub use oracle::Violation;
 pub use scenario::{Report, run};
 pub use sweep::{Sweep, sweep};

@@ -1,6 +1,6 @@
 //! One life of a node: what a shell does with threads, done in steps.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use quorate_replicator::{
 use quorate_shard::Shards;
 use quorate_storage::{
     CheckpointStore, DataDir, DataMode, Disk, Group, Health, Identity, Index, Log, LogConfig,
-    LogError, LogReader, Pin, SimDisk, Staged,
+    LogError, LogReader, Pin, Recovered, SimDisk, Staged,
 };
 
 use crate::copies::Copies;
@@ -80,6 +80,10 @@ pub(crate) struct Life<'a> {
     pub(crate) store: [u8; 16],
     pub(crate) seed: u64,
     pub(crate) settings: &'a Settings,
+    /// Whether the journal of what is not decided is lost, and the candidates for it.
+    pub(crate) forgets: (bool, bool),
+    /// Whether the log takes for durable what is not.
+    pub(crate) is_unflushed: bool,
 }
 
 #[derive(Debug)]
@@ -98,6 +102,7 @@ pub(crate) struct Node {
     /// A block is written and not synced.
     written: bool,
     full: bool,
+    is_unflushed: bool,
     /// A snapshot that was received and waits to be put in force.
     staged: Option<Staged>,
     /// The engine wants the staged snapshot at this index to be put in force.
@@ -123,7 +128,7 @@ impl Node {
         life: Life<'_>,
         now: Duration,
     ) -> Result<Self, OpenError> {
-        let Life { disk, node, members, store, seed, settings } = life;
+        let Life { disk, node, members, store, seed, settings, .. } = life;
         let identity =
             Identity { cluster: [1; 16], node: node.number(), driver: D::NAME.into(), groups: 1 };
         let stores_config = StoresConfig {
@@ -137,7 +142,8 @@ impl Node {
         let Stores { directory, log, mut groups } = stores;
         let stored = groups.remove(0);
         let mut checkpoint = stored.checkpoint()?;
-        let GroupStores { checkpoints, recovered } = stored;
+        let GroupStores { checkpoints, mut recovered } = stored;
+        forget(&mut recovered, life.forgets);
         let floor = checkpoints.latest().map_or(0, |meta| meta.index);
         let copies = Copies::recovered(floor, &recovered);
         let (machine, shards) = Shards::builder().build();
@@ -174,6 +180,7 @@ impl Node {
             backlog: VecDeque::new(),
             written: false,
             full: false,
+            is_unflushed: life.is_unflushed,
             staged: None,
             install: None,
             copies,
@@ -293,7 +300,13 @@ impl Node {
         while let Some(writes) = self.backlog.front() {
             let writes = writes.iter().map(|w| (w.seq, w.flush, w.record.clone())).collect();
             match self.log.submit(LOG_GROUP, writes) {
-                Ok(()) => drop(self.backlog.pop_front()),
+                Ok(()) => {
+                    let writes = self.backlog.pop_front();
+                    let last = writes.and_then(|writes| Some(writes.last()?.seq));
+                    if let (Some(last), true) = (last, self.is_unflushed) {
+                        self.core.durable(last);
+                    }
+                }
                 Err(LogError::Full) => return,
                 Err(error) => return self.fail(error.to_string()),
             }
@@ -497,6 +510,17 @@ impl Node {
     pub(crate) fn close(mut self) -> Result<(), LogError> {
         self.core.close(&mut self.effects);
         self.log.close().map(drop)
+    }
+}
+
+/// Forgets what was said of what is not decided, or what it was said of.
+fn forget(log: &mut Recovered, (notes, candidates): (bool, bool)) {
+    if notes {
+        log.notes.clear();
+    }
+    if candidates {
+        let decided: BTreeSet<_> = log.decided.iter().map(|(index, ..)| *index).collect();
+        log.entries.retain(|entry| decided.contains(&entry.index));
     }
 }
 

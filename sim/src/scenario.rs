@@ -319,6 +319,8 @@ impl<'a> Scenario<'a> {
             store: [2; 16],
             seed: 1,
             settings: &self.settings,
+            forgets: (false, false),
+            is_unflushed: false,
         };
         match Node::open(&Local, &self.local, life, self.now) {
             Ok(mut node) => {

@@ -128,7 +128,8 @@ fn far_off(random: &mut fastrand::Rng, chain: &ChainId, from: NodeId, height: u6
         (is_precommit, height, round, value),
         from.number(),
         &key,
-    );
+    )
+    .expect("it signs");
     let mut to = Writer::default();
     words.encode(&mut to);
     crate::message::words(chain, &to.finish(), None)

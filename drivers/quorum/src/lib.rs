@@ -22,6 +22,8 @@ mod keys;
 mod mark;
 mod message;
 mod setup;
+#[doc(hidden)]
+pub mod simulation;
 mod tendermint;
 
 pub use config::QuorumConfig;

@@ -98,7 +98,6 @@ impl Words {
     }
 
     /// What the vote is for: whether it is the second, its height, its round and its value.
-    #[cfg(test)]
     pub(crate) fn vote(&self) -> Option<(bool, u64, u32, Option<ValueId>)> {
         let Said::Vote(vote) = &self.0 else { return None };
         let Vote { kind, height, round, value, .. } = &vote.message;
@@ -106,13 +105,21 @@ impl Words {
         Some((is_precommit, height.0, round.as_u32()?, context::signed_value(value).copied()))
     }
 
-    #[cfg(test)]
     pub(crate) fn encode(&self, to: &mut Writer) {
         self.0.encode(to);
     }
 
+    /// A second vote that was given.
+    pub(crate) fn precommit(
+        (height, round, value): (u64, u32, Option<ValueId>),
+        node: u64,
+        signature: Signature,
+    ) -> Self {
+        let vote = vote_of((true, height, round, value), node);
+        Self(Said::Vote(SignedVote::new(vote, signature)))
+    }
+
     /// The line of the journal for it.
-    #[cfg(test)]
     pub(crate) fn note(&self) -> Bytes {
         let mut to = Writer::default();
         self.0.encode(&mut to);
@@ -693,21 +700,45 @@ fn say(said: &Said, carries: Option<ValueId>) -> Act {
     Act::Say(to.finish(), carries)
 }
 
-/// A vote signed with this key.
-#[cfg(test)]
-pub(crate) fn signed_vote_of(
-    (chain, epoch): (&quorate_certificate::ChainId, u64),
+fn vote_of(
     (is_precommit, height, round, value): (bool, u64, u32, Option<ValueId>),
     node: u64,
-    key: &quorate_certificate::SigningKey,
-) -> Words {
-    let vote = Vote {
+) -> Vote {
+    Vote {
         kind: if is_precommit { core::VoteType::Precommit } else { core::VoteType::Prevote },
         height: Height(height),
         round: Round::new(round),
         value: value.map_or(NilOrVal::Nil, |value| NilOrVal::Val(Id(value))),
         validator: Address(node),
+    }
+}
+
+/// A vote signed with this key.
+pub(crate) fn signed_vote_of(
+    (chain, epoch): (&quorate_certificate::ChainId, u64),
+    what: (bool, u64, u32, Option<ValueId>),
+    node: u64,
+    key: &quorate_certificate::SigningKey,
+) -> Option<Words> {
+    let vote = vote_of(what, node);
+    let signature = key.sign(&wire::signed_vote(chain, epoch, &vote)).ok()?;
+    Some(Words(Said::Vote(SignedVote::new(vote, signature))))
+}
+
+/// A proposal of a batch that nobody has seen before, signed with this key.
+pub(crate) fn signed_proposal_of(
+    (chain, epoch): (&quorate_certificate::ChainId, u64),
+    (height, round, value): (u64, u32, ValueId),
+    node: u64,
+    key: &quorate_certificate::SigningKey,
+) -> Option<Words> {
+    let proposal = Proposal {
+        height: Height(height),
+        round: Round::new(round),
+        value: Value(Id(value)),
+        pol_round: Round::Nil,
+        proposer: Address(node),
     };
-    let signature = key.sign(&wire::signed_vote(chain, epoch, &vote)).expect("it signs");
-    Words(Said::Vote(SignedVote::new(vote, signature)))
+    let signature = key.sign(&wire::signed_proposal(chain, epoch, &proposal)).ok()?;
+    Some(Words(Said::Proposal(SignedMessage::new(proposal, signature))))
 }

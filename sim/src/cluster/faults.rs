@@ -106,7 +106,9 @@ impl Cluster<'_> {
         self.tell(|it| format!("{} is closed", it.machines[place].id));
         self.streams_die(place);
         if let Some(mut node) = self.machines[place].node.take() {
-            self.oracle.looked_at(&node)?;
+            if !self.is_liar(place) {
+                self.oracle.looked_at(&node)?;
+            }
             self.machines[place].copies = std::mem::take(&mut node.copies);
             // A clean end may fail on a disk that fails; the next start shows what is left.
             drop(node.close());
@@ -260,8 +262,13 @@ impl Cluster<'_> {
     pub(super) fn lose(&mut self, place: usize) {
         self.report.wipes += 1;
         let machine = &mut self.machines[place];
-        machine.wiped = true;
-        machine.lost = std::mem::take(&mut machine.copies);
+        let copies = std::mem::take(&mut machine.copies);
+        machine.lost.absorb(copies);
+        match &mut self.votes {
+            Some(votes) => votes.loses(machine.id),
+            // It is of no use before it was removed.
+            None => machine.wiped = true,
+        }
         machine.replace_disk(&mut self.rng);
         let election = self.swarm.patience;
         self.restart_after(place, MS * 5, election);

@@ -5,6 +5,7 @@ use std::hash::{Hash, Hasher};
 use quorate_replicator::{Frame, NodeId, Role, SessionId, ShardKey};
 
 use super::event::Event;
+use super::quorum::Votes;
 use super::workload::Probe;
 use super::{CONVERGES_WITHIN, Cluster, MS};
 use crate::node::Node;
@@ -15,9 +16,10 @@ impl Cluster<'_> {
     /// Heals everything, or all but a minority for ever, and waits until the cluster has converged.
     pub(super) fn heal(&mut self) -> Checked {
         self.faults_on = false;
-        if self.swarm.heals_majority_only {
-            let few = (self.swarm.founders - 1) / 2;
-            let mut places: Vec<_> = (0..self.swarm.founders).collect();
+        if self.swarm.heals_majority_only && self.all_are_founded() {
+            let few = self.swarm.stays_broken;
+            let mut places: Vec<_> =
+                (0..self.swarm.founders).filter(|place| !self.is_liar(*place)).collect();
             self.rng.shuffle(&mut places);
             for place in places.into_iter().take(1 + self.rng.usize(..few)) {
                 self.tell(|it| format!("{} stays broken", it.machines[place].id));
@@ -45,6 +47,12 @@ impl Cluster<'_> {
             }
         }
         self.converge()
+    }
+
+    /// Whether no node needs one that may stay broken to begin at all.
+    fn all_are_founded(&self) -> bool {
+        self.votes.as_ref().is_none_or(Votes::founds_without_some)
+            || self.machines.iter().all(|machine| machine.is_founded)
     }
 
     /// Runs until all that must be true of a healed cluster is.
@@ -89,6 +97,7 @@ impl Cluster<'_> {
         members
             .filter_map(|node| self.place_of(*node))
             .filter(|place| !self.machines[*place].gone && !self.machines[*place].wiped)
+            .filter(|place| !self.is_liar(*place))
             .collect()
     }
 
@@ -110,10 +119,11 @@ impl Cluster<'_> {
             let Some(known) = status.leader else {
                 return Err(format!("{id} knows no leader: {}", about()));
             };
-            if *leader.get_or_insert(known) != known {
+            let has_leaders = self.votes.is_none();
+            if has_leaders && *leader.get_or_insert(known) != known {
                 return Err(format!("{id} follows {known}, others {leader:?}"));
             }
-            if (status.role == Role::Leader) != (known == id) {
+            if has_leaders && (status.role == Role::Leader) != (known == id) {
                 return Err(format!("{id} is {:?}, and {known} leads", status.role));
             }
             if *applied.get_or_insert(status.applied) != status.applied {
@@ -162,6 +172,11 @@ impl Cluster<'_> {
         self.report.answers = self.clients.iter().map(|client| client.answered).sum();
         self.report.orphans = self.clients.iter().map(|client| client.orphans).sum();
         self.report.terms = self.laws.terms();
+        if let Some(votes) = &self.votes {
+            self.report.evidence = votes.evidence;
+            self.report.latest_round = votes.latest_round;
+            self.report.refused = votes.refused;
+        }
         (self.report.messages, self.report.lost) = (self.network.sent, self.network.lost);
         self.report.virtual_ms = self.now.as_millis() as u64;
         let mut hasher = self.hasher.clone();

@@ -1,11 +1,12 @@
 //! A machine of the cluster: what stays of a node when it dies, and the node while it lives.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
 use quorate_engine::{Liveness, Reach, SubscriptionId};
 use quorate_replicator::{Cursor, Member, NodeId};
-use quorate_storage::{Index, SimDisk, Tag};
+use quorate_storage::{Entry, Index, SimDisk, Tag};
 
 use super::laws::Shown;
 use super::watched::Sight;
@@ -59,8 +60,14 @@ pub(super) struct Machine {
     /// Who votes, as the engine said last and before that.
     pub(super) voters: [Vec<NodeId>; 2],
     pub(super) shown: Shown,
+    /// What its engine says is decided, and it has not applied.
+    pub(super) delivered: VecDeque<(Entry, Bytes)>,
     /// The last term in which it led others.
     pub(super) led: u64,
+    /// Which of the processes of its id it is, if it lies.
+    pub(super) lies: Option<usize>,
+    /// It has said once that it may take part.
+    pub(super) is_founded: bool,
     /// Its disk was lost while it was a member, and it has not been removed since.
     pub(super) wiped: bool,
     /// Its disk was damaged, and it has not been started since.
@@ -103,7 +110,10 @@ impl Machine {
             peers: peers.to_vec(),
             voters: [peers.to_vec(), Vec::new()],
             shown: Shown::default(),
+            delivered: VecDeque::new(),
             led: 0,
+            lies: None,
+            is_founded: false,
             wiped: false,
             rotten: false,
             gone: false,

@@ -41,6 +41,10 @@ impl Cluster<'_> {
 
     /// Who leads, as far as the one itself knows.
     pub(super) fn leader(&self) -> Option<NodeId> {
+        if self.votes.is_some() {
+            let all = self.machines.iter().filter(|machine| machine.lies.is_none());
+            return all.filter_map(|machine| machine.node.as_ref()?.status().leader).next();
+        }
         let leads = |machine: &&super::Machine| {
             machine.node.as_ref().is_some_and(|node| node.status().role == Role::Leader)
         };
@@ -52,6 +56,9 @@ impl Cluster<'_> {
 
     /// Whether the cluster can do without the disk of this voter for good.
     pub(super) fn may_wipe(&self, node: NodeId) -> bool {
+        if let Some(votes) = &self.votes {
+            return votes.may_lose(node) && self.machines.iter().all(|machine| !machine.rotten);
+        }
         let (voters, learners) = self.view();
         self.swarm.operator_every.is_some()
             && self.operator.change.is_none()

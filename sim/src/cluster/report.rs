@@ -36,6 +36,12 @@ pub struct ClusterReport {
     pub cut_off: u64,
     /// Frames whose outcome stayed unknown because their session ended.
     pub orphans: u64,
+    /// Pieces of evidence that honest validators found.
+    pub evidence: u64,
+    /// The latest round in which a height was decided.
+    pub latest_round: u64,
+    /// Changed certificates that were refused.
+    pub refused: u64,
     /// Virtual time, in milliseconds.
     pub virtual_ms: u64,
     /// Virtual time from healing to convergence, in thousandths of the election timeout.
@@ -63,6 +69,9 @@ impl ClusterReport {
         self.wipes += other.wipes;
         self.cut_off += other.cut_off;
         self.orphans += other.orphans;
+        self.evidence += other.evidence;
+        self.latest_round = self.latest_round.max(other.latest_round);
+        self.refused += other.refused;
         self.virtual_ms += other.virtual_ms;
         self.converged_permille = self.converged_permille.max(other.converged_permille);
         self.events ^= other.events;

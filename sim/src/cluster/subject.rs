@@ -3,6 +3,7 @@
 use quorate_driver_raft::{RaftConfig, RaftDriver};
 use quorate_storage::Tag;
 
+use super::quorum::Votes;
 use super::swarm::Swarm;
 use super::watched::{Opener, Opens};
 
@@ -11,6 +12,8 @@ use super::watched::{Opener, Opens};
 pub struct Group {
     pub(super) opens: Box<dyn Opens>,
     pub(super) swarm: Swarm,
+    /// What must hold of votes, where validators vote.
+    pub(super) votes: Option<Votes>,
     /// In which term an entry was proposed first, where leaders count copies of their own term only.
     pub(super) term_of: Option<fn(Tag) -> Option<u64>>,
 }
@@ -35,8 +38,9 @@ impl Subject for RaftSubject {
         config.catch_up_bytes = tuning.catch_up_bytes;
         config.cache_bytes = 16 << 10;
         Group {
-            opens: Box::new(Opener::new(RaftDriver, config)),
+            opens: Box::new(Opener::of_terms(RaftDriver, config)),
             swarm,
+            votes: None,
             term_of: Some(|tag| tag.0.first_chunk().map(|term| u64::from_be_bytes(*term))),
         }
     }

@@ -108,8 +108,9 @@ pub(super) struct Swarm {
     pub(super) sync_max: Duration,
     /// How far clocks may be from the right rate.
     pub(super) clock_ppm: i64,
-    /// Whether a minority stays broken for ever while the others are healed.
+    /// Whether some stay broken for ever while the others are healed, and how many at most.
     pub(super) heals_majority_only: bool,
+    pub(super) stays_broken: usize,
     /// Whether the power fails everywhere once more at the very end.
     pub(super) last_blackout: bool,
 }
@@ -195,6 +196,7 @@ impl Swarm {
             sync_max: MS * [1, 3, 10][rng.usize(..3)],
             clock_ppm: [0, 1_000, 20_000][rng.usize(..3)],
             heals_majority_only,
+            stays_broken: (founders - 1) / 2,
             last_blackout: rng.u8(..3) == 0,
         };
         (swarm, tuning)

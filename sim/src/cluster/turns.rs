@@ -11,6 +11,7 @@ use quorate_storage::Tag;
 
 use super::event::Event;
 use super::machine::Machine;
+use super::quorum::Votes;
 use super::watched::Seen;
 use super::{Cluster, MS};
 use crate::node::GROUP;
@@ -26,6 +27,7 @@ impl Cluster<'_> {
             node.turn(local);
             let news = std::mem::take(&mut node.news);
             self.look(place)?;
+            self.applied(place)?;
             let mut again = false;
             for news in news {
                 again |= self.news(place, news)?;
@@ -34,7 +36,7 @@ impl Cluster<'_> {
                 break;
             }
         }
-        self.ship(place);
+        self.ship(place)?;
         self.arm(place);
         self.judge(place)
     }
@@ -58,9 +60,19 @@ impl Cluster<'_> {
                         machine.led = machine.led.max(term);
                     }
                 }
-                Seen::Delivered { index, tag, leads } => {
+                Seen::Delivered { entry, mark, .. } if self.votes.is_some() => {
+                    // It may wait for the own vote to be durable: until it is applied it is not said to be decided.
+                    self.machines[place].delivered.push_back((entry, mark));
+                }
+                Seen::Delivered { entry, leads, .. } => {
+                    let (index, tag) = (entry.index, entry.tag);
                     if self.laws.delivered(id, index, tag, leads)? {
                         self.is_on_a_quorum(place, index, tag)?;
+                    }
+                }
+                Seen::Evidence(evidence) => {
+                    if let Some(votes) = &mut self.votes {
+                        votes.found(id, &evidence)?;
                     }
                 }
                 Seen::Counted { index, term } => self.counts_its_own(place, index, term)?,
@@ -85,6 +97,27 @@ impl Cluster<'_> {
         Ok(())
     }
 
+    /// What validators decided and a node has applied.
+    fn applied(&mut self, place: usize) -> Checked {
+        let machine = &mut self.machines[place];
+        let (id, applied) = match &machine.node {
+            Some(node) => (machine.id, node.status().applied),
+            None => return Ok(()),
+        };
+        while let Some((entry, mark)) =
+            self.machines[place].delivered.pop_front_if(|(entry, _)| entry.index <= applied)
+        {
+            if self.laws.delivered(id, entry.index, entry.tag, None)? {
+                self.is_on_a_quorum(place, entry.index, entry.tag)?;
+                let pick = self.rng.u64(..);
+                if let Some(votes) = &mut self.votes {
+                    votes.delivered(&entry, &mark, pick)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Raft 5.4.2: a leader counts copies of entries of its own term only, and decides all before with them.
     fn counts_its_own(&self, place: usize, index: u64, term: u64) -> Checked {
         let machine = &self.machines[place];
@@ -100,6 +133,17 @@ impl Cluster<'_> {
 
     /// A decided entry is durable on a majority. While voters change, those of before or of after count.
     pub(super) fn is_on_a_quorum(&self, place: usize, index: u64, tag: Tag) -> Checked {
+        if let Some(votes) = &self.votes {
+            let has = |machine: &&Machine| machine.lies.is_none() && machine.has(index, tag);
+            let holders = self.machines.iter().filter(has).map(|machine| machine.id);
+            if votes.is_quorum(holders) {
+                return Ok(());
+            }
+            let id = self.machines[place].id;
+            return violation(format!(
+                "{id} says that {index} is decided, and it is durable at no quorum"
+            ));
+        }
         let is_majority = |voters: &Vec<NodeId>| {
             let has =
                 |voter: &&NodeId| self.machine_of(**voter).is_some_and(|it| it.has(index, tag));
@@ -124,11 +168,21 @@ impl Cluster<'_> {
     }
 
     /// Sends what a node wants sent.
-    pub(super) fn ship(&mut self, place: usize) {
-        let Some(node) = &mut self.machines[place].node else { return };
+    pub(super) fn ship(&mut self, place: usize) -> Checked {
+        let lies = self.is_liar(place);
+        let machine = &mut self.machines[place];
+        let id = machine.id;
+        let Some(node) = &mut machine.node else { return Ok(()) };
         let outbox = std::mem::take(&mut node.outbox);
         let snapshots = std::mem::take(&mut node.snapshots);
         let members = node.members.take();
+        if let (Some(votes), false) = (&mut self.votes, lies) {
+            let messages = outbox.iter().filter_map(|sent| match &sent.packet {
+                Packet::Engine(message) => Some(message),
+                _ => None,
+            });
+            votes.speaks(id, &node.copies, messages)?;
+        }
         for Sent { to, urgent, packet } in outbox {
             let channel = packet.channel(urgent);
             let bytes = packet.encode(GROUP);
@@ -145,17 +199,20 @@ impl Cluster<'_> {
             let reached = machine.reach.members(local, members, machine.peers.clone());
             machine.reaches(&reached);
         }
+        Ok(())
     }
 
     pub(super) fn send(&mut self, place: usize, to: NodeId, channel: Channel, bytes: &Bytes) {
-        let Some(to) = self.place_of(to).filter(|to| *to != place) else { return };
         let from = self.machines[place].id;
-        if !self.are_peers(place, to) {
-            return;
-        }
-        let arrivals = self.network.send(place, to, channel, self.now);
-        for at in arrivals.into_iter().flatten() {
-            self.queue.push(at, Event::Packet { to, from, bytes: bytes.clone() });
+        // One who runs twice hears everything twice.
+        for there in 0..self.machines.len() {
+            if self.machines[there].id != to || to == from || !self.are_peers(place, there) {
+                continue;
+            }
+            let arrivals = self.network.send(place, there, channel, self.now);
+            for at in arrivals.into_iter().flatten() {
+                self.queue.push(at, Event::Packet { to: there, from, bytes: bytes.clone() });
+            }
         }
     }
 
@@ -168,8 +225,10 @@ impl Cluster<'_> {
 
     pub(super) fn arrived(&mut self, to: usize, from: NodeId, bytes: &Bytes) -> Checked {
         bytes.len().hash(&mut self.hasher);
+        let censor = self.votes.as_ref().and_then(Votes::censor);
         let machine = &mut self.machines[to];
         let local = machine.local(self.now);
+        let censors = censor == Some(machine.id);
         let Some(node) = &mut machine.node else { return Ok(()) };
         let packet = match Packet::decode(bytes) {
             Ok((_, packet)) => packet,
@@ -189,6 +248,7 @@ impl Cluster<'_> {
                     machine.reaches(&reached);
                 }
             }
+            Packet::Forward(_) if censors => {}
             packet => node.packet(local, from, packet),
         }
         if silent { Ok(()) } else { self.after(to) }
@@ -279,10 +339,11 @@ impl Cluster<'_> {
     /// What a node shows after its turn; one that stopped is started again after a while.
     pub(super) fn judge(&mut self, place: usize) -> Checked {
         let machine = &mut self.machines[place];
+        let lies = machine.lies.is_some();
         let Some(node) = &machine.node else { return Ok(()) };
         if let Some(cause) = node.faulted() {
             let cause = cause.to_owned();
-            if cause.contains("panic") || cause.contains("differs") {
+            if !lies && (cause.contains("panic") || cause.contains("differs")) {
                 return violation(format!("{} stopped: {cause}", machine.id));
             }
             self.tell(|it| format!("{} stopped: {cause}", it.machines[place].id));
@@ -293,7 +354,13 @@ impl Cluster<'_> {
             self.restart_after(place, soon, soon + MS * 200);
             return Ok(());
         }
+        if lies {
+            return Ok(());
+        }
         let status = node.status();
+        // What a node says while it waits until others have noted its directory.
+        let waits = status.reason.as_deref().is_some_and(|it| it.contains("new directory"));
+        machine.is_founded |= !waits;
         self.oracle.seen(&status)?;
         self.laws.shows(machine.id, &mut machine.shown, &status)
     }

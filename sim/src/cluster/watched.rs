@@ -4,12 +4,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use quorate_engine::engine::{
     Deliver, Demand, Engine, EngineDriver, EngineStatus, Input, Now, Opening, Output, Placed,
 };
 use quorate_replicator::{MemberRole, NodeId, OpenError};
-use quorate_storage::{Body, Index, Record, Seq, Tag};
+use quorate_storage::{Body, Entry, Index, Record, Seq};
 
+use super::quorum::{Liar, Lies};
 use crate::node::{Life, Node};
 
 /// Something that an engine did.
@@ -17,8 +19,8 @@ use crate::node::{Life, Node};
 pub(super) enum Seen {
     /// It began to lead.
     Leads { term: u64 },
-    /// It says that this entry is decided, and in which term it leads, if it does.
-    Delivered { index: Index, tag: Tag, leads: Option<u64> },
+    /// It says that this entry is decided, with its mark, and in which term it leads, if it does.
+    Delivered { entry: Entry, mark: Bytes, leads: Option<u64> },
     /// It leads in this term, and says that everything up to this index is decided.
     Counted { index: Index, term: u64 },
     /// It sends something that does not wait until its term and its vote are durable.
@@ -27,6 +29,8 @@ pub(super) enum Seen {
     Installed { index: Index },
     /// These are the members from this index on; 0 if it does not say.
     Members { index: Index, voters: Vec<NodeId>, learners: Vec<NodeId> },
+    /// It has proof that another one broke the rules.
+    Evidence(Bytes),
 }
 
 /// What an engine did since somebody looked.
@@ -34,19 +38,33 @@ pub(super) type Sight = Arc<Mutex<Vec<Seen>>>;
 
 /// Opens nodes of some driver whose engines are looked at.
 pub(super) trait Opens: fmt::Debug {
-    /// Opens a node; what its engine does is seen by `sight`.
-    fn open(&self, life: Life<'_>, sight: &Sight, now: Duration) -> Result<Node, OpenError>;
+    /// Opens a node; what its engine does is seen by `sight`. One that lies is told which of the processes of its id it is.
+    fn open(
+        &self,
+        life: Life<'_>,
+        sight: &Sight,
+        lies: Option<usize>,
+        now: Duration,
+    ) -> Result<Node, OpenError>;
 }
 
 /// Opens nodes of this driver.
 pub(super) struct Opener<D: EngineDriver> {
     driver: Arc<D>,
     config: D::Config,
+    /// What liars do, where validators vote; otherwise one node leads in each term.
+    lies: Option<Lies>,
 }
 
 impl<D: EngineDriver> Opener<D> {
-    pub(super) fn new(driver: D, config: D::Config) -> Self {
-        Self { driver: Arc::new(driver), config }
+    /// One node leads in each term, and nobody lies.
+    pub(super) fn of_terms(driver: D, config: D::Config) -> Self {
+        Self { driver: Arc::new(driver), config, lies: None }
+    }
+
+    /// Validators vote, and some lie.
+    pub(super) fn of_votes(driver: D, config: D::Config, lies: Lies) -> Self {
+        Self { driver: Arc::new(driver), config, lies: Some(lies) }
     }
 }
 
@@ -57,9 +75,20 @@ impl<D: EngineDriver> fmt::Debug for Opener<D> {
 }
 
 impl<D: EngineDriver> Opens for Opener<D> {
-    fn open(&self, life: Life<'_>, sight: &Sight, now: Duration) -> Result<Node, OpenError> {
-        let (driver, sight) = (Arc::clone(&self.driver), Arc::clone(sight));
-        Node::open(&WatchedDriver { driver, sight }, &self.config, life, now)
+    fn open(
+        &self,
+        life: Life<'_>,
+        sight: &Sight,
+        lies: Option<usize>,
+        now: Duration,
+    ) -> Result<Node, OpenError> {
+        let watched = WatchedDriver {
+            driver: Arc::clone(&self.driver),
+            sight: Arc::clone(sight),
+            has_terms: self.lies.is_none(),
+            lies: self.lies.clone().zip(lies),
+        };
+        Node::open(&watched, &self.config, life, now)
     }
 }
 
@@ -68,6 +97,8 @@ impl<D: EngineDriver> Opens for Opener<D> {
 struct WatchedDriver<D> {
     driver: Arc<D>,
     sight: Sight,
+    has_terms: bool,
+    lies: Option<(Lies, usize)>,
 }
 
 impl<D: EngineDriver> EngineDriver for WatchedDriver<D> {
@@ -80,10 +111,22 @@ impl<D: EngineDriver> EngineDriver for WatchedDriver<D> {
         opening: Opening,
         out: &mut Output,
     ) -> Result<Box<dyn Engine>, String> {
-        let node = opening.node;
+        let (node, seed) = (opening.node, opening.seed);
         let engine = self.driver.open(config, opening, out)?;
-        let (sight, term) = (Arc::clone(&self.sight), engine.status().term);
-        Ok(Box::new(Watched { engine, node, sight, leads: None, term, term_stored_by: 0 }))
+        if let Some((lies, twin)) = &self.lies {
+            return Ok(Box::new(Liar::new(engine, lies.clone(), node, *twin, seed)));
+        }
+        let (sight, term, has_terms) =
+            (Arc::clone(&self.sight), engine.status().term, self.has_terms);
+        Ok(Box::new(Watched {
+            engine,
+            node,
+            sight,
+            has_terms,
+            leads: None,
+            term,
+            term_stored_by: 0,
+        }))
     }
 }
 
@@ -92,6 +135,8 @@ struct Watched {
     engine: Box<dyn Engine>,
     node: NodeId,
     sight: Sight,
+    /// Whether one node leads in each term.
+    has_terms: bool,
     /// The term in which it leads.
     leads: Option<u64>,
     /// The newest term that it has written, and by which write it is stored.
@@ -110,7 +155,8 @@ impl Engine for Watched {
 
     fn settle(&mut self, now: Now, out: &mut Output) {
         self.engine.settle(now, out);
-        let mut sight = self.sight.lock().unwrap_or_else(PoisonError::into_inner);
+        let sight = Arc::clone(&self.sight);
+        let mut sight = sight.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, members) in &out.members {
             let of = |role| {
                 let members = members.iter().filter(move |member| member.role == role);
@@ -119,27 +165,12 @@ impl Engine for Watched {
             let (voters, learners) = (of(MemberRole::Voter), of(MemberRole::Learner));
             sight.push(Seen::Members { index: *index, voters, learners });
         }
-        let state = out.writes.iter().find(|write| matches!(write.record, Record::State(_)));
-        if let Some(state) = state {
-            let term = self.engine.status().term;
-            if term > self.term {
-                (self.term, self.term_stored_by) = (term, state.seq);
-            }
-        }
-        if out.sends.iter().any(|send| send.after < self.term_stored_by) {
-            sight.push(Seen::SpeaksTooEarly { term: self.term });
-        }
-        let leads = self.engine.proposer() == Some(self.node);
-        if leads && self.leads.is_none() {
-            let term = self.engine.status().term;
-            self.leads = Some(term);
-            sight.push(Seen::Leads { term });
-        }
-        self.leads = self.leads.filter(|_| leads);
+        sight.extend(out.evidence.iter().cloned().map(Seen::Evidence));
+        self.settle_term(out, &mut sight);
         for delivery in &out.deliveries {
             sight.push(match &delivery.what {
-                Deliver::Batch { entry, .. } => {
-                    Seen::Delivered { index: entry.index, tag: entry.tag, leads: self.leads }
+                Deliver::Batch { entry, mark } => {
+                    Seen::Delivered { entry: entry.clone(), mark: mark.clone(), leads: self.leads }
                 }
                 Deliver::Install { index, .. } => Seen::Installed { index: *index },
             });
@@ -159,5 +190,31 @@ impl Engine for Watched {
 
     fn status(&self) -> EngineStatus {
         self.engine.status()
+    }
+}
+
+impl Watched {
+    /// What a turn does to the term of the node.
+    fn settle_term(&mut self, out: &Output, sight: &mut Vec<Seen>) {
+        if !self.has_terms {
+            return;
+        }
+        let state = out.writes.iter().find(|write| matches!(write.record, Record::State(_)));
+        if let Some(state) = state {
+            let term = self.engine.status().term;
+            if term > self.term {
+                (self.term, self.term_stored_by) = (term, state.seq);
+            }
+        }
+        if out.sends.iter().any(|send| send.after < self.term_stored_by) {
+            sight.push(Seen::SpeaksTooEarly { term: self.term });
+        }
+        let leads = self.engine.proposer() == Some(self.node);
+        if leads && self.leads.is_none() {
+            let term = self.engine.status().term;
+            self.leads = Some(term);
+            sight.push(Seen::Leads { term });
+        }
+        self.leads = self.leads.filter(|_| leads);
     }
 }

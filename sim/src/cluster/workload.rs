@@ -66,7 +66,9 @@ impl Cluster<'_> {
         let think = self.draw(self.swarm.think / 2, self.swarm.think * 3 / 2);
         self.plan(think, Event::Client(client));
         let runs = |place: &usize| {
-            self.machines[*place].runs(self.now) && (self.faults_on || self.healed.contains(place))
+            self.machines[*place].runs(self.now)
+                && !self.is_liar(*place)
+                && (self.faults_on || self.healed.contains(place))
         };
         let up: Vec<_> = (0..self.machines.len()).filter(runs).collect();
         if up.is_empty() {
@@ -75,6 +77,7 @@ impl Cluster<'_> {
         let any = up[self.rng.usize(..up.len())];
         let leader = self.hints.remove(&client).and_then(|leader| self.place_of(leader));
         let place = leader.filter(|leader| up.contains(leader)).unwrap_or(any);
+        let place = self.censor_of(client).unwrap_or(place);
         if !self.faults_on {
             return self.propose(client, place);
         }
@@ -87,6 +90,13 @@ impl Cluster<'_> {
             _ => {}
         }
         self.propose(client, place)
+    }
+
+    /// The censor, if this is its own client.
+    fn censor_of(&self, client: usize) -> Option<usize> {
+        let censor = self.place_of(self.votes.as_ref()?.censor()?)?;
+        let is_own = client == 0 && self.faults_on && self.machines[censor].runs(self.now);
+        is_own.then_some(censor)
     }
 
     /// A client does not wait for an answer any more: it asks someone else at once.
@@ -226,6 +236,8 @@ impl Cluster<'_> {
     /// Takes what came out of a node; true if it must have another turn.
     pub(super) fn news(&mut self, place: usize, news: News) -> Checked<bool> {
         match news {
+            // What a liar says is believed by nobody.
+            _ if self.is_liar(place) && self.censor_of(0).is_none() => Ok(false),
             News::Proposed(call, answer) => self.proposed(place, call, &answer).map(|()| false),
             News::Read(call, answer) => {
                 self.machines[place].calls.remove(&call);

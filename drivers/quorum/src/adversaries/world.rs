@@ -725,7 +725,7 @@ pub(super) fn foreign_words(random: &mut fastrand::Rng) -> Message {
     let number = random.u64(1..=4);
     let vote = (random.bool(), random.u64(1..12), 0, Some([random.u8(..); 32]));
     let key = &keys[number as usize - 1];
-    let words = crate::tendermint::signed_vote_of((&there, 0), vote, number, key);
+    let words = crate::tendermint::signed_vote_of((&there, 0), vote, number, key).unwrap();
     let mut to = crate::codec::Writer::default();
     words.encode(&mut to);
     message::words(&here, &to.finish(), None)

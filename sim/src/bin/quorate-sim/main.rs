@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use quorate_sim::Violation;
+use quorate_sim::{Scenario, Violation};
 
 use total::Total;
 
@@ -23,6 +23,9 @@ struct Arguments {
     /// What decides.
     #[arg(long, value_enum, default_value_t = DriverName::Local)]
     driver: DriverName,
+    /// What is special about each life; every seed chooses one without it. Of the quorum driver.
+    #[arg(long, value_parser = scenario)]
+    scenario: Option<Scenario>,
     /// How many seeds.
     #[arg(long, default_value_t = 1000)]
     seeds: u64,
@@ -55,20 +58,32 @@ struct Arguments {
     bug: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum DriverName {
     /// One node.
     Local,
     /// One to seven nodes.
     Raft,
+    /// One to seven validators, of which some may lie.
+    Quorum,
+}
+
+/// The scenario of that name.
+fn scenario(name: &str) -> Result<Scenario, String> {
+    let found = Scenario::ALL.iter().find(|known| known.name() == name);
+    found.copied().ok_or_else(|| {
+        let known: Vec<_> = Scenario::ALL.iter().map(|known| known.name()).collect();
+        format!("there are {}", known.join(", "))
+    })
 }
 
 /// Lives through one seed, or twice.
 fn live(arguments: &Arguments, seed: u64) -> Result<Total, Violation> {
     #[cfg(quorate_planted)]
     let _planted = planted::plant(arguments.bug.as_deref())?;
-    let total = Total::of(arguments.driver, seed, arguments.trace)?;
-    if arguments.twice && Total::of(arguments.driver, seed, false)? != total {
+    let (driver, scenario) = (arguments.driver, arguments.scenario);
+    let total = Total::of(driver, scenario, seed, arguments.trace)?;
+    if arguments.twice && Total::of(driver, scenario, seed, false)? != total {
         return Err(Violation { what: "it lives another life the second time".into() });
     }
     Ok(total)
@@ -98,7 +113,10 @@ fn main() -> ExitCode {
     let name = match arguments.driver {
         DriverName::Local => "local",
         DriverName::Raft => "raft",
+        DriverName::Quorum => "quorum",
     };
+    let special = arguments.scenario.map(|it| format!(" --scenario {}", it.name()));
+    let special = special.unwrap_or_default();
     let bar = ProgressBar::new(seeds);
     let style = ProgressStyle::with_template("{bar:32} {pos}/{len} seeds, {msg}, {eta} left");
     bar.set_style(style.expect("the template is in order"));
@@ -120,7 +138,7 @@ fn main() -> ExitCode {
                     bar.suspend(|| {
                         println!("seed {seed}: VIOLATION: {violation}");
                         println!(
-                            "replay it: cargo run --release -p quorate-sim -- --driver {name} --seed {seed} --trace"
+                            "replay it: cargo run --release -p quorate-sim -- --driver {name}{special} --seed {seed} --trace"
                         );
                     });
                     if !arguments.keep_going {

@@ -1,6 +1,9 @@
 //! What all seeds together saw.
 
-use quorate_sim::{ClusterReport, RaftSubject, Report, Violation, run, run_cluster};
+use quorate_sim::{
+    ClusterReport, QuorumSubject, RaftSubject, Report, Scenario, Subject, Violation, run,
+    run_cluster,
+};
 
 use crate::DriverName;
 
@@ -8,7 +11,7 @@ use crate::DriverName;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Total {
     Local(Report),
-    Raft(ClusterReport),
+    Cluster(ClusterReport),
 }
 
 impl Total {
@@ -16,12 +19,17 @@ impl Total {
     pub(crate) fn new(driver: DriverName) -> Self {
         match driver {
             DriverName::Local => Self::Local(Report::default()),
-            DriverName::Raft => Self::Raft(ClusterReport::default()),
+            DriverName::Raft | DriverName::Quorum => Self::Cluster(ClusterReport::default()),
         }
     }
 
     /// What one seed saw.
-    pub(crate) fn of(driver: DriverName, seed: u64, trace: bool) -> Result<Self, Violation> {
+    pub(crate) fn of(
+        driver: DriverName,
+        scenario: Option<Scenario>,
+        seed: u64,
+        trace: bool,
+    ) -> Result<Self, Violation> {
         let mut tell = |line: &str| {
             if trace {
                 println!("{line}");
@@ -29,9 +37,12 @@ impl Total {
         };
         Ok(match driver {
             DriverName::Local => Self::Local(run(seed, &mut tell)?),
-            DriverName::Raft => {
+            DriverName::Raft | DriverName::Quorum => {
                 let tell: Option<&mut dyn FnMut(&str)> = if trace { Some(&mut tell) } else { None };
-                Self::Raft(run_cluster(&RaftSubject, seed, tell)?)
+                let quorum = QuorumSubject::new(scenario);
+                let subject: &dyn Subject =
+                    if driver == DriverName::Raft { &RaftSubject } else { &quorum };
+                Self::Cluster(run_cluster(subject, seed, tell)?)
             }
         })
     }
@@ -39,7 +50,7 @@ impl Total {
     pub(crate) fn add(&mut self, other: &Self) {
         match (self, other) {
             (Self::Local(total), Self::Local(other)) => total.add(other),
-            (Self::Raft(total), Self::Raft(other)) => total.add(other),
+            (Self::Cluster(total), Self::Cluster(other)) => total.add(other),
             _ => unreachable!("all seeds are of one driver"),
         }
     }
@@ -63,12 +74,13 @@ impl Total {
                 );
                 (total.frames, faults, words)
             }
-            Self::Raft(total) => {
+            Self::Cluster(total) => {
                 let words = format!(
                     "{} frames, {} answers, {} reads, {} calls judged, {} faults ({} power cuts, {} lost disks), {} of {} messages lost, \
                      {} starts, {} terms, {} changes of members, {} checkpoints, {} snapshots installed, \
                      {} subscribers cut off, {} outcomes unknown for ever, {} s of virtual time, \
-                     slowest convergence {:.2} election timeouts",
+                     slowest convergence {:.2} times the patience; \
+                     {} pieces of evidence, {} changed certificates refused, latest round {}",
                     total.frames,
                     total.answers,
                     total.reads,
@@ -87,6 +99,9 @@ impl Total {
                     total.orphans,
                     total.virtual_ms / 1000,
                     total.converged_permille as f64 / 1000.0,
+                    total.evidence,
+                    total.refused,
+                    total.latest_round,
                 );
                 (total.frames, total.faults, words)
             }

@@ -1,0 +1,270 @@
+//! The quorum-vote driver in the simulator: what a seed makes of it, and who lies in which way.
+
+mod liar;
+mod votes;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use quorate_certificate::{FaultModel, Genesis, Scheme, SigningKey, Validator};
+use quorate_driver_quorum::{QuorumConfig, QuorumDriver, Setup};
+use quorate_replicator::NodeId;
+
+use super::MS;
+use super::subject::{Group, Subject};
+use super::swarm::{Kind, Swarm};
+use super::watched::Opener;
+pub(super) use liar::{Liar, Lies};
+pub(super) use votes::Votes;
+
+/// What is special about a life of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Scenario {
+    /// Nobody lies, under either fault model; everything else may fail.
+    Swarm,
+    /// The power fails everywhere, again and again.
+    Blackouts,
+    /// Disks are lost, as many as may lie.
+    LostDisks,
+    /// A liar says nothing.
+    Silent,
+    /// A liar runs twice with one key: each process talks to a half of the others, and at times to all.
+    Twins,
+    /// A liar votes for two things, and proposes two.
+    Equivocation,
+    /// A liar forgets what it has voted for whenever it ends.
+    Amnesia,
+    /// A liar gives what it proposes to some only.
+    Withhold,
+    /// A liar changes bits of what it says.
+    Forge,
+    /// A liar says what others said before, and what was said in another cluster with the same keys.
+    Replay,
+    /// A liar talks of heights and rounds that are far off.
+    Flood,
+    /// A liar proposes what it was asked to propose by its own client alone.
+    Censor,
+    /// A liar proposes what is no batch.
+    Invalid,
+    /// A liar stamps its batches with a time that is far ahead.
+    FarFuture,
+    /// A liar stamps its batches with the time of the batch before.
+    Standstill,
+    /// A liar answers those who lag with changed heights, and readers with changed claims.
+    LyingPeer,
+    /// A liar lets a single other node see that there is a quorum of first votes, and gives no second ones.
+    HiddenLock,
+}
+
+impl Scenario {
+    /// Every scenario.
+    pub const ALL: &[Self] = &[
+        Self::Swarm,
+        Self::Blackouts,
+        Self::LostDisks,
+        Self::Silent,
+        Self::Twins,
+        Self::Equivocation,
+        Self::Amnesia,
+        Self::Withhold,
+        Self::Forge,
+        Self::Replay,
+        Self::Flood,
+        Self::Censor,
+        Self::Invalid,
+        Self::FarFuture,
+        Self::Standstill,
+        Self::LyingPeer,
+        Self::HiddenLock,
+    ];
+
+    /// Its name on a command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Swarm => "swarm",
+            Self::Blackouts => "blackouts",
+            Self::LostDisks => "lost-disks",
+            Self::Silent => "silent",
+            Self::Twins => "twins",
+            Self::Equivocation => "equivocation",
+            Self::Amnesia => "amnesia",
+            Self::Withhold => "withhold",
+            Self::Forge => "forge",
+            Self::Replay => "replay",
+            Self::Flood => "flood",
+            Self::Censor => "censor",
+            Self::Invalid => "invalid",
+            Self::FarFuture => "far-future",
+            Self::Standstill => "standstill",
+            Self::LyingPeer => "lying-peer",
+            Self::HiddenLock => "hidden-lock",
+        }
+    }
+
+    const fn has_liars(self) -> bool {
+        !matches!(self, Self::Swarm | Self::Blackouts | Self::LostDisks)
+    }
+}
+
+/// What is broken on purpose, so that it can be seen that it is noticed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Control {
+    /// Nothing.
+    #[default]
+    None,
+    /// One more lies than may.
+    TooManyLiars,
+    /// Journals are lost whenever a node ends.
+    NoJournal,
+    /// What is voted for is lost whenever a node ends.
+    NoBodies,
+    /// Nothing waits until it is durable.
+    NoFlush,
+}
+
+/// The quorum driver as it is, among liars.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QuorumSubject {
+    scenario: Option<Scenario>,
+    control: Control,
+}
+
+impl QuorumSubject {
+    /// With this scenario, or one that the seed chooses.
+    pub const fn new(scenario: Option<Scenario>) -> Self {
+        Self { scenario, control: Control::None }
+    }
+
+    /// With something broken on purpose.
+    pub const fn broken(scenario: Scenario, control: Control) -> Self {
+        Self { scenario: Some(scenario), control }
+    }
+}
+
+impl Subject for QuorumSubject {
+    fn draw(&self, rng: &mut fastrand::Rng) -> Group {
+        let any = Scenario::ALL[rng.usize(..Scenario::ALL.len())];
+        let scenario = self.scenario.unwrap_or(any);
+        let (mut swarm, _) = Swarm::draw(rng);
+        let model = match rng.u8(..4) {
+            0 if !scenario.has_liars() && self.control == Control::None => FaultModel::Crash,
+            _ => FaultModel::Byzantine,
+        };
+        let nodes = match (scenario, model) {
+            (Scenario::Swarm | Scenario::Blackouts, _) => [1, 2, 3, 4, 4, 5, 7][rng.usize(..7)],
+            (_, FaultModel::Crash) => [3, 3, 5, 7][rng.usize(..4)],
+            _ => [4, 4, 4, 5, 7][rng.usize(..5)],
+        };
+        let tolerated = model.tolerates(nodes) as usize;
+        let liars = match self.control {
+            _ if !scenario.has_liars() => 0,
+            Control::TooManyLiars => tolerated + 1,
+            _ => 1 + rng.usize(..tolerated),
+        };
+        let mut all: Vec<_> = (1..=nodes).map(NodeId::new).collect();
+        let ids = all.clone();
+        rng.shuffle(&mut all);
+        let liars: BTreeSet<_> = all.into_iter().take(liars).collect();
+        // Where nobody lies a lost disk is one of the faults that are borne; under the crash model it is one at most.
+        let losses = match model {
+            FaultModel::Crash => tolerated.min(1),
+            FaultModel::Byzantine => tolerated.saturating_sub(liars.len()),
+        };
+        tune(scenario, rng, &mut swarm, nodes as usize, losses);
+        let twins = if scenario == Scenario::Twins { liars.len() } else { 0 };
+        swarm.nodes = nodes as usize + twins;
+        swarm.stays_broken = (tolerated - liars.len()).min(if losses > 0 { 0 } else { 3 });
+        swarm.heals_majority_only &= swarm.stays_broken > 0;
+
+        let scheme = match rng.u8(..32) {
+            0 => Scheme::Hybrid,
+            1 => Scheme::MlDsa65,
+            _ => Scheme::Ed25519,
+        };
+        let keys = keys(scheme, nodes);
+        let genesis = genesis(7, model, scheme, &keys);
+        let setups = ids
+            .iter()
+            .zip(&keys)
+            .map(|(node, key)| (*node, Setup::new(genesis.clone(), Arc::clone(key))));
+        let driver = QuorumDriver::with_setups(setups);
+        let mut config = QuorumConfig::default();
+        let patience = swarm.patience;
+        config.propose_timeout = patience / [5, 10][rng.usize(..2)];
+        config.prevote_timeout = patience / [10, 20][rng.usize(..2)];
+        config.precommit_timeout = config.prevote_timeout;
+        config.timeout_delta = patience / [10, 20][rng.usize(..2)];
+        config.timeout_max = patience;
+        config.rebroadcast_interval = patience / [3, 6][rng.usize(..2)];
+        config.rotate_every = [1, 3, 20, 1000][rng.usize(..4)];
+        let lies = Lies {
+            scenario,
+            chain: genesis.chain(0),
+            foreign: self::genesis(8, model, scheme, &keys).chain(0),
+            keys,
+        };
+        let votes = Votes::new(scenario, self.control, genesis, ids, liars, losses);
+        let opener = Opener::of_votes(driver, config, lies);
+        Group { opens: Box::new(opener), swarm, term_of: None, votes: Some(votes) }
+    }
+}
+
+/// Fits a swarm to votes.
+fn tune(
+    scenario: Scenario,
+    rng: &mut fastrand::Rng,
+    swarm: &mut Swarm,
+    nodes: usize,
+    losses: usize,
+) {
+    (swarm.founders, swarm.operator_every) = (nodes, None);
+    swarm.patience = MS * [500, 1000][rng.usize(..2)];
+    swarm.live = swarm.patience * (3 + rng.u32(..5));
+    swarm.fault_every = swarm.patience / [1, 2, 4][rng.usize(..3)];
+    swarm.think = MS * [10, 30, 60][rng.usize(..3)];
+    swarm.settings.forward = true;
+    // What is forwarded to a liar may come twice.
+    swarm.keeps_contract &= !scenario.has_liars();
+    swarm.heals_majority_only = rng.u8(..3) == 0;
+    let is_lost = |kind: &Kind| matches!(kind, Kind::Wipe | Kind::Rot);
+    swarm.kinds.retain(|kind| *kind != Kind::Duel && (losses > 0 || !is_lost(kind)));
+    match scenario {
+        Scenario::Blackouts => {
+            swarm.kinds = vec![Kind::Blackout, Kind::Blackout, Kind::PowerCut, Kind::ArmedPowerCut];
+            swarm.fault_every = swarm.patience / 3;
+            swarm.last_blackout = true;
+        }
+        Scenario::LostDisks if losses > 0 => {
+            swarm.kinds.extend([Kind::Wipe; 12]);
+            swarm.heals_majority_only = false;
+        }
+        _ => {}
+    }
+}
+
+fn keys(scheme: Scheme, count: u64) -> Vec<Arc<SigningKey>> {
+    let secret = |number: u64| {
+        let seed = vec![number as u8; 32];
+        let code = match scheme {
+            Scheme::Ed25519 => 1,
+            Scheme::MlDsa65 => 2,
+            Scheme::Hybrid => 3,
+        };
+        let both = if scheme == Scheme::Hybrid { vec![seed.clone(), seed] } else { vec![seed] };
+        [vec![code], both.concat()].concat()
+    };
+    let key = |number| SigningKey::from_bytes(&secret(number)).expect("it is a key");
+    (1..=count).map(|number| Arc::new(key(number))).collect()
+}
+
+fn genesis(cluster: u8, model: FaultModel, scheme: Scheme, keys: &[Arc<SigningKey>]) -> Genesis {
+    let validator = |(node, key): (u64, &Arc<SigningKey>)| Validator {
+        node,
+        power: 1,
+        key: key.public().clone(),
+    };
+    let validators = (1..).zip(keys).map(validator).collect();
+    Genesis::new([cluster; 16], model, scheme, 500, validators).expect("it is a genesis")
+}
