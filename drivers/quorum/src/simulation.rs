@@ -132,8 +132,8 @@ pub fn claim(chain: &ChainId, nonce: u64, height: u64) -> Message {
 }
 
 /// The header and the certificate of the height that a mark stands after.
-pub fn proved(mark: &[u8]) -> Option<(Bytes, Bytes)> {
-    Mark::decode(mark).ok()?.proved
+pub fn proved(chain: &ChainId, mark: &[u8]) -> Option<(Bytes, Bytes)> {
+    Mark::decode(chain, mark).ok()?.proved
 }
 
 /// The votes in a certificate.

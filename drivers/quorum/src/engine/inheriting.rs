@@ -165,7 +165,7 @@ mod tests {
         let (chain, key) = (setup(&[2]).genesis.chain(3), key());
         let note = |node, is_precommit, height, round, value: Option<u8>| {
             let vote = (is_precommit, height, round, value.map(|value| [value; 32]));
-            (height, signed_vote_of((&chain, 0), vote, node, &key).note())
+            (height, signed_vote_of((&chain, 0), vote, node, &key).unwrap().note())
         };
         let mut log = Recovered {
             decided: vec![(5, Tag([5; 32]), Bytes::from_static(b"certificate"))],

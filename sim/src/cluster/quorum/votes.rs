@@ -233,7 +233,7 @@ impl Votes {
         pick: u64,
     ) -> Checked {
         let index = entry.index;
-        let Some((header, certificate)) = simulation::proved(mark) else {
+        let Some((header, certificate)) = simulation::proved(&self.chain, mark) else {
             return violation(format!("height {index} is delivered without a certificate"));
         };
         let body = bytes_of(&entry.body);
