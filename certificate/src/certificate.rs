@@ -7,7 +7,7 @@ use crate::codec::{Malformed, Reader, Writer, hex};
 use crate::fault_model::FaultModel;
 use crate::genesis::ChainId;
 use crate::header::{BodyKind, Header};
-use crate::key::Signature;
+use crate::key::{PublicKey, Signature};
 use crate::validator::{VALIDATORS_MAX, ValidatorSet};
 use crate::vote::{ValueId, VoteType, vote_bytes};
 
@@ -243,6 +243,22 @@ pub fn verify_header(
     certificate: &Certificate,
     header: &[u8],
 ) -> Result<Header, CertificateError> {
+    verify_header_by(chain, fault_model, validators, certificate, header, PublicKey::verify)
+}
+
+/// As [`verify_header`], for who has looked at signatures before: `verify` says of each whether it holds.
+///
+/// # Errors
+///
+/// The first thing that is wrong.
+pub fn verify_header_by(
+    chain: &ChainId,
+    fault_model: FaultModel,
+    validators: &ValidatorSet,
+    certificate: &Certificate,
+    header: &[u8],
+    verify: impl Fn(&PublicKey, &[u8], &Signature) -> bool,
+) -> Result<Header, CertificateError> {
     let header = Header::decode(header).map_err(CertificateError::Header)?;
     let (height, epoch) = (header.height, validators.epoch());
     if certificate.height != height {
@@ -258,7 +274,7 @@ pub fn verify_header(
     if validators.get(header.proposer).is_none() {
         return Err(CertificateError::Proposer { height, node: header.proposer, epoch });
     }
-    verify_signatures(chain, fault_model, validators, certificate)?;
+    verify_signatures_by(chain, fault_model, validators, certificate, verify)?;
     Ok(header)
 }
 
@@ -272,6 +288,16 @@ pub fn verify_signatures(
     fault_model: FaultModel,
     validators: &ValidatorSet,
     certificate: &Certificate,
+) -> Result<(), CertificateError> {
+    verify_signatures_by(chain, fault_model, validators, certificate, PublicKey::verify)
+}
+
+fn verify_signatures_by(
+    chain: &ChainId,
+    fault_model: FaultModel,
+    validators: &ValidatorSet,
+    certificate: &Certificate,
+    verify: impl Fn(&PublicKey, &[u8], &Signature) -> bool,
 ) -> Result<(), CertificateError> {
     let Certificate { height, round, value, signatures } = certificate;
     let (height, epoch) = (*height, validators.epoch());
@@ -292,7 +318,7 @@ pub fn verify_signatures(
         let node = validator.node;
         let kind = VoteType::Precommit;
         let vote = vote_bytes(chain, epoch, kind, height, *round, Some(value), node);
-        if !validator.key.verify(&vote, signature) {
+        if !verify(&validator.key, &vote, signature) {
             return Err(CertificateError::Signature { height, node });
         }
     }

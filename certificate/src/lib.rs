@@ -61,7 +61,8 @@ mod vote;
 pub use audit::{Audit, AuditError, Audited};
 pub use body::{FrameProof, ProvenFrame, body_hash, frames_of};
 pub use certificate::{
-    Certificate, CertificateError, verify_certificate, verify_header, verify_signatures,
+    Certificate, CertificateError, verify_certificate, verify_header, verify_header_by,
+    verify_signatures,
 };
 pub use change::{
     CHANGES_MAX, ChangeError, MembersBody, NOTE_BYTES_MAX, NewKey, ValidatorChange, key_bytes,

@@ -24,6 +24,7 @@ mod requests;
 mod turn;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,8 +39,8 @@ use crate::callers::Callers;
 use crate::compaction::Compaction;
 use crate::config::CoreConfig;
 use crate::engine::{
-    Checkpointed, Delivery, Engine, EngineDriver, EngineStatus, Input, Now, Opening, Outgoing,
-    Output, StateHash, TimerId,
+    Checkpointed, Delivery, Engine, EngineDriver, EngineStatus, Input, Inspector, Now, Opening,
+    Outgoing, Output, StateHash, TimerId,
 };
 use crate::forwarding::{self, Incoming};
 use crate::log_clock::LogClock;
@@ -280,6 +281,11 @@ impl<C: Callers> HostCore<C> {
     /// After every frame of the last applied batch.
     pub fn position(&self) -> Position {
         self.state.position()
+    }
+
+    /// Who looks at messages of the group's engine before they come here.
+    pub fn inspector(&self) -> Option<Arc<dyn Inspector>> {
+        self.engine.inspector()
     }
 
     /// What the node knows of the group.

@@ -31,6 +31,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -73,6 +74,11 @@ pub trait Engine: fmt::Debug + Send {
     /// What the engine knows of its group. Asked now and then.
     fn status(&self) -> EngineStatus;
 
+    /// Who looks at messages before they come to [`step`](Self::step); nobody, where nothing about a message is slow to look at.
+    fn inspector(&self) -> Option<Arc<dyn Inspector>> {
+        None
+    }
+
     /// Whether what this node has delivered is all that its group has ever decided, as far as that can be known without asking
     /// anyone: then another driver may go on from it. Asked of an engine that was opened on what is stored and told that its
     /// writes are durable, before it heard of anybody.
@@ -84,6 +90,13 @@ pub trait Engine: fmt::Debug + Send {
     fn knows_all(&self) -> Result<(), String> {
         Err("its driver cannot tell whether other nodes have decided more".into())
     }
+}
+
+/// Does the slow part of an engine's look at a message where the message arrives, on any thread: signatures, above all. It changes nothing:
+/// an engine that is stepped with a message that nobody looked at does the same, and takes longer.
+pub trait Inspector: fmt::Debug + Send + Sync {
+    /// Looks at a message that `from` proved to have sent. What it finds is remembered for the engine, within bounds.
+    fn inspect(&self, from: NodeId, message: &Message);
 }
 
 /// Where a batch is wanted.
@@ -124,7 +137,7 @@ pub struct Message {
 /// What an engine is told.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// A message of another member; size-checked, and signatures checked, before it comes here.
+    /// A message of another member; size-checked before it comes here, and perhaps [inspected](Inspector).
     Message {
         /// Who proved to be its sender.
         from: NodeId,

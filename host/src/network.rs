@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use quorate_engine::engine::Inspector;
 use quorate_engine::{Liveness, MemberList, Packet, Reach, Sent};
 use quorate_replicator::{
     BulkOffer, BulkSink, Channel, GroupId, Inbound, NodeId, PeerState, Transport,
@@ -42,13 +43,13 @@ impl Network {
         transport: Arc<dyn Transport>,
         snapshots: Arc<Snapshots>,
         inbox: Arc<Inbox<Command>>,
-        groups: u32,
+        inspectors: Vec<Option<Arc<dyn Inspector>>>,
         runtime: Handle,
         now: Duration,
     ) -> Self {
         let room =
             Channel::ALL.map(|channel| (channel, Arc::new(Semaphore::new(WAITING_BYTES_MAX))));
-        let receiver = Receiver { inbox, groups, snapshots: Arc::clone(&snapshots), room };
+        let receiver = Receiver { inbox, inspectors, snapshots: Arc::clone(&snapshots), room };
         transport.receive(Arc::new(receiver));
         let (liveness, reach) = (Liveness::new(now), Reach::new(transport.local_id()));
         Self { transport, snapshots, liveness, reach, runtime }
@@ -137,7 +138,8 @@ fn group_id(group: usize) -> GroupId {
 /// Takes what comes from other nodes to the engine thread.
 struct Receiver {
     inbox: Arc<Inbox<Command>>,
-    groups: u32,
+    /// Of each group.
+    inspectors: Vec<Option<Arc<dyn Inspector>>>,
     snapshots: Arc<Snapshots>,
     /// What may still come in, for each channel: a flood of entries must not hold up votes.
     room: [(Channel, Arc<Semaphore>); Channel::ALL.len()],
@@ -145,8 +147,30 @@ struct Receiver {
 
 impl fmt::Debug for Receiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Receiver").field("groups", &self.groups).finish_non_exhaustive()
+        f.debug_struct("Receiver").field("groups", &self.inspectors.len()).finish_non_exhaustive()
     }
+}
+
+/// What is longer may hold up a thread of the runtime, and is looked at beside it.
+const INSPECTED_AT_ONCE_MAX: usize = 16 << 10;
+
+/// Lets the inspector look at a packet, if it is for an engine that has one. None if the runtime ends.
+async fn inspected(
+    inspector: Option<&Arc<dyn Inspector>>,
+    from: NodeId,
+    packet: Packet,
+    length: usize,
+) -> Option<Packet> {
+    let (Some(inspector), Packet::Engine(message)) = (inspector, &packet) else {
+        return Some(packet);
+    };
+    if length <= INSPECTED_AT_ONCE_MAX {
+        inspector.inspect(from, message);
+        return Some(packet);
+    }
+    let (inspector, message) = (Arc::clone(inspector), message.clone());
+    tokio::task::spawn_blocking(move || inspector.inspect(from, &message)).await.ok()?;
+    Some(packet)
 }
 
 #[async_trait]
@@ -154,13 +178,14 @@ impl Inbound for Receiver {
     async fn message(&self, from: NodeId, channel: Channel, message: Bytes) {
         // What cannot be read is of another version or of a node that is not right. It is lost, as on any network.
         let Ok((group, packet)) = Packet::decode(&message) else { return };
-        if group.number() >= self.groups {
-            return;
-        }
+        let Some(inspector) = self.inspectors.get(group.number() as usize) else { return };
         let (_, room) = self.room.iter().find(|(of, _)| *of == channel).expect("each has its room");
         let share =
             u32::try_from(message.len().clamp(1, WAITING_BYTES_MAX)).expect("it is bounded");
         let Ok(permit) = Arc::clone(room).acquire_many_owned(share).await else { return };
+        let Some(packet) = inspected(inspector.as_ref(), from, packet, message.len()).await else {
+            return;
+        };
         self.inbox.report(Command::Packet(from, group.number() as usize, packet, permit));
     }
 

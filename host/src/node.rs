@@ -136,7 +136,8 @@ impl HostNode {
         }
         let network = env.transport.clone().zip(snapshots.clone()).map(|(transport, snapshots)| {
             let inbox = Arc::clone(&inbox);
-            Network::start(transport, snapshots, inbox, config.groups, runtime.clone(), now)
+            let inspectors = slots.iter().map(|slot| slot.core.inspector()).collect();
+            Network::start(transport, snapshots, inbox, inspectors, runtime.clone(), now)
         });
         let thread = EngineThread {
             groups: slots,

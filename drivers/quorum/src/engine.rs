@@ -13,13 +13,14 @@ mod suspicion;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_certificate::{ChainId, FaultModel, Genesis, ValidatorSet, ValueId};
 use quorate_engine::engine::{
-    Delivery, Demand, Engine, EngineDriver, EngineStatus, Founding, Inherited, Input, Message, Now,
-    Opening, Outgoing, Output, Placed, StateHash, TimerId,
+    Delivery, Demand, Engine, EngineDriver, EngineStatus, Founding, Inherited, Input, Inspector,
+    Message, Now, Opening, Outgoing, Output, Placed, StateHash, TimerId,
 };
 use quorate_replicator::NodeId;
 use quorate_storage::{Body, Entry, Index, Recovered, Seq, Tag};
@@ -32,6 +33,7 @@ use self::reads::Reads;
 use self::standing::{Incarnation, Standing};
 use self::suspicion::Wait;
 use crate::config::{QuorumConfig, Timing};
+use crate::inspection::Inspection;
 use crate::keys::Keys;
 use crate::mark::Mark;
 use crate::message::{self, Said};
@@ -122,6 +124,7 @@ pub struct QuorumEngine {
     incarnation: Incarnation,
     standing: Standing,
     keys: Keys,
+    inspection: Arc<Inspection>,
     now: Now,
     /// Where the group stands after the last height that is decided here.
     mark: Mark,
@@ -399,5 +402,9 @@ impl Engine for QuorumEngine {
 
     fn knows_all(&self) -> Result<(), String> {
         inheriting::knows_all(self)
+    }
+
+    fn inspector(&self) -> Option<Arc<dyn Inspector>> {
+        Some(Arc::clone(&self.inspection) as Arc<dyn Inspector>)
     }
 }

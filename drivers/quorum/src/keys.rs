@@ -1,23 +1,77 @@
 //! What this node signs with, and which signatures it has found to hold.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_certificate::{ChainId, PublicKey, Signature, SigningKey};
 
-/// Most signatures that are remembered; a height of few rounds has a few for each validator.
-const VERIFIED_MAX: usize = 16 << 10;
+/// Most signatures of which it is remembered whether they hold, twice; a height of few rounds has a few for each validator.
+const LOOKED_MAX: usize = 16 << 10;
 
-/// What this node signs with, and which signatures it has found to hold: the core asks for the same ones several times.
+/// Signatures that were looked at, and whether they hold: the core asks for the same ones several times, and most are looked at where
+/// they arrive. A signature holds or does not, whoever asks and when.
+#[derive(Debug, Default)]
+pub(crate) struct Looked(Mutex<Generations>);
+
+/// Hashes of messages with their signatures and keys. What is old goes as a whole.
+#[derive(Debug, Default)]
+struct Generations {
+    recent: HashMap<[u8; 32], bool>,
+    before: HashMap<[u8; 32], bool>,
+}
+
+impl Generations {
+    fn turn(&mut self) {
+        self.before = std::mem::take(&mut self.recent);
+    }
+}
+
+impl Looked {
+    /// Whether a signature holds.
+    pub(crate) fn verify(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
+        let fingerprint = fingerprint(key, message, signature);
+        {
+            let looked = self.lock();
+            let known = looked.recent.get(&fingerprint).or_else(|| looked.before.get(&fingerprint));
+            if let Some(holds) = known {
+                return *holds;
+            }
+        }
+        // Two threads may look at the same one; they find the same.
+        let holds = key.verify(message, signature);
+        self.note(fingerprint, holds);
+        holds
+    }
+
+    fn note(&self, fingerprint: [u8; 32], holds: bool) {
+        let mut looked = self.lock();
+        if looked.recent.len() >= LOOKED_MAX {
+            looked.turn();
+        }
+        looked.recent.insert(fingerprint, holds);
+    }
+
+    /// How many are remembered.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        let looked = self.lock();
+        looked.recent.len() + looked.before.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Generations> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What this node signs with, and which signatures were looked at.
 pub(crate) struct Keys {
     chain: ChainId,
     /// What it signs with now.
     key: Arc<SigningKey>,
     /// All keys that it has.
     all: Vec<Arc<SigningKey>>,
-    /// Hashes of messages with their signatures and keys.
-    verified: HashSet<[u8; 32]>,
+    looked: Arc<Looked>,
     /// What is read from this node's own journal was verified before it was written.
     trusting: bool,
     fault: Option<String>,
@@ -30,7 +84,7 @@ impl Keys {
         next_key: Option<Arc<SigningKey>>,
     ) -> Self {
         let all = [Some(Arc::clone(&key)), next_key].into_iter().flatten().collect();
-        Self { chain, key, all, verified: HashSet::new(), trusting: false, fault: None }
+        Self { chain, key, all, looked: Arc::default(), trusting: false, fault: None }
     }
 
     /// The key to sign with for whom the validators know by `public`; none if this node does not have it.
@@ -49,11 +103,16 @@ impl Keys {
         &self.chain
     }
 
+    /// What was looked at, for who looks ahead.
+    pub(crate) const fn looked(&self) -> &Arc<Looked> {
+        &self.looked
+    }
+
     /// Signs; none if that failed, which [`fault`](Self::fault) then says.
     pub(crate) fn sign(&mut self, message: &[u8]) -> Option<Signature> {
         match self.key.sign(message) {
             Ok(signature) => {
-                self.remember(fingerprint(self.key.public(), message, &signature));
+                self.looked.note(fingerprint(self.key.public(), message, &signature), true);
                 Some(signature)
             }
             Err(error) => {
@@ -63,36 +122,13 @@ impl Keys {
         }
     }
 
-    pub(crate) fn verify(
-        &mut self,
-        key: &PublicKey,
-        message: &[u8],
-        signature: &Signature,
-    ) -> bool {
-        if self.trusting {
-            return true;
-        }
-        let fingerprint = fingerprint(key, message, signature);
-        if self.verified.contains(&fingerprint) {
-            return true;
-        }
-        let holds = key.verify(message, signature);
-        if holds {
-            self.remember(fingerprint);
-        }
-        holds
+    pub(crate) fn verify(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
+        self.trusting || self.looked.verify(key, message, signature)
     }
 
-    fn remember(&mut self, fingerprint: [u8; 32]) {
-        if self.verified.len() >= VERIFIED_MAX {
-            self.verified.clear();
-        }
-        self.verified.insert(fingerprint);
-    }
-
-    /// Signatures of a height that is decided are asked for no more.
-    pub(crate) fn forget(&mut self) {
-        self.verified.clear();
+    /// Signatures of a height that is decided are asked for no more; those of the next one may be here already.
+    pub(crate) fn forget(&self) {
+        self.looked.lock().turn();
     }
 
     /// Takes signatures for good while this node reads its own journal.

@@ -18,6 +18,7 @@ mod adversaries;
 mod codec;
 mod config;
 mod engine;
+mod inspection;
 mod keys;
 mod mark;
 mod message;

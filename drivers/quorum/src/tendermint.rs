@@ -27,7 +27,7 @@ use malachitebft_core_types::{
     RoundCertificateType, SignedMessage, SignedVote, ThresholdParam, ThresholdParams, Validity,
     ValueOrigin, ValuePayload, VoteExtensionPolicy,
 };
-use quorate_certificate::{Evidence, FaultModel, Signature, ValidatorSet, ValueId};
+use quorate_certificate::{ChainId, Evidence, FaultModel, Signature, ValidatorSet, ValueId};
 
 use self::context::{Address, Context, Height, Id, Proposal, Validators, Value, Vote};
 use self::wire::Said;
@@ -131,6 +131,26 @@ impl Words {
         let Said::Proposal(proposal) = &self.0 else { return None };
         let Proposal { round, value: Value(Id(value)), proposer, .. } = &proposal.message;
         Some(Proposed { round: round.as_u32()?, value: *value, proposer: proposer.0 })
+    }
+
+    /// What was signed in it, by whom, as validators of this epoch sign. At most so many as a message holds.
+    pub(crate) fn signed(&self, chain: &ChainId, epoch: u64) -> Vec<(u64, Vec<u8>, Signature)> {
+        // Who proposes is no part of a vote.
+        let context = Context { first: 0 };
+        let votes: Vec<_> = match &self.0 {
+            Said::Vote(vote) => vec![vote.clone()],
+            Said::Proposal(proposal) => {
+                let message = wire::signed_proposal(chain, epoch, &proposal.message);
+                return vec![(proposal.message.proposer.0, message, proposal.signature.clone())];
+            }
+            Said::Polka(polka) => polka.votes(&context).collect(),
+            Said::Rounds(rounds) => rounds.votes(&context).collect(),
+        };
+        let signed = votes.into_iter().map(|vote| {
+            let message = wire::signed_vote(chain, epoch, &vote.message);
+            (vote.message.validator.0, message, vote.signature)
+        });
+        signed.collect()
     }
 
     /// Who gave the vote, if it is one: everybody sends their own.
@@ -715,7 +735,7 @@ fn vote_of(
 
 /// A vote signed with this key.
 pub(crate) fn signed_vote_of(
-    (chain, epoch): (&quorate_certificate::ChainId, u64),
+    (chain, epoch): (&ChainId, u64),
     what: (bool, u64, u32, Option<ValueId>),
     node: u64,
     key: &quorate_certificate::SigningKey,
@@ -727,7 +747,7 @@ pub(crate) fn signed_vote_of(
 
 /// A proposal of a batch that nobody has seen before, signed with this key.
 pub(crate) fn signed_proposal_of(
-    (chain, epoch): (&quorate_certificate::ChainId, u64),
+    (chain, epoch): (&ChainId, u64),
     (height, round, value): (u64, u32, ValueId),
     node: u64,
     key: &quorate_certificate::SigningKey,

@@ -12,7 +12,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_certificate::{Certificate, HEADER_BYTES, Header, verify_header};
+use quorate_certificate::{
+    Certificate, HEADER_BYTES, Header, PublicKey, Signature, verify_header, verify_header_by,
+};
 use quorate_engine::engine::{Deliver, Delivery, Message, Now, Outgoing, Output, StateHash};
 use quorate_replicator::NodeId;
 use quorate_storage::{Entry, Index, Record, Tag};
@@ -289,7 +291,11 @@ impl QuorumEngine {
         let Proved { carried: message::Carried { head, body, .. }, proof } = proved;
         let certificate = Certificate::decode(&proof).map_err(drop)?;
         let validators = self.validators();
-        let header = verify_header(&self.chain, self.fault_model, validators, &certificate, &head)
+        let verify = |key: &PublicKey, message: &[u8], signature: &Signature| {
+            self.keys.verify(key, message, signature)
+        };
+        let model = self.fault_model;
+        let header = verify_header_by(&self.chain, model, validators, &certificate, &head, verify)
             .map_err(drop)?;
         let entry = Entry { index: header.height, tag: Tag(header.id()), head, body };
         let is_next = header.height == self.next()
@@ -369,6 +375,7 @@ impl QuorumEngine {
         self.end_height(out);
         let epoch = self.mark.next_validators.epoch();
         self.mark = found;
+        self.inspection.follow(&self.mark);
         self.last = None;
         self.vouched.clear();
         self.log_first = index + 1;

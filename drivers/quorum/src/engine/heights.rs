@@ -242,6 +242,7 @@ impl QuorumEngine {
         if was_changing || self.mark.is_changing() {
             self.members_changed(epoch, out);
         }
+        self.inspection.follow(&self.mark);
         self.vouched.insert(header.state_index, header.state);
         let what = Deliver::Batch { entry: entry.clone(), mark: self.mark.encode() };
         out.deliveries.push(Delivery { after, what });

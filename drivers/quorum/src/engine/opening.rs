@@ -16,6 +16,7 @@ use super::reads::Reads;
 use super::standing::{Standing, StoredError};
 use super::{QuorumEngine, TELL};
 use crate::config::Timing;
+use crate::inspection::Inspection;
 use crate::keys::Keys;
 use crate::mark::Mark;
 use crate::message::body_parts;
@@ -62,6 +63,9 @@ impl QuorumEngine {
                 "the log begins at index {log_first} and the newest checkpoint ends at {base}: what is between is lost; run `quorate verify`"
             ));
         }
+        let keys = Keys::new(chain, Arc::clone(&key), next_key);
+        let looked = Arc::clone(keys.looked());
+        let inspection = Inspection::new(chain, genesis.fault_model(), looked, &mark);
         let mut engine = Self {
             node,
             timing,
@@ -69,7 +73,8 @@ impl QuorumEngine {
             fault_model: genesis.fault_model(),
             genesis,
             group: group.number(),
-            keys: Keys::new(chain, Arc::clone(&key), next_key),
+            keys,
+            inspection: Arc::new(inspection),
             chain,
             incarnation,
             standing,
