@@ -270,6 +270,10 @@ impl Cluster<'_> {
             None => machine.wiped = true,
         }
         machine.replace_disk(&mut self.rng);
+        if self.machines[place].founders.len() == 1 {
+            // It would found a group of its own at once, not knowing that others joined it since: it is told who they are.
+            self.machines[place].founders = self.view().0;
+        }
         let election = self.swarm.patience;
         self.restart_after(place, MS * 5, election);
     }
