@@ -73,10 +73,23 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
 /// A file cannot be read, is not what it should be, or the key is one that others may read: which, and what to do.
 #[cfg(all(feature = "quorum", feature = "audit"))]
 pub fn genesis(config: &Config) -> Result<quorate_certificate::Genesis, crate::NodeError> {
+    validator(config).map(|(setup, _)| setup.genesis)
+}
+
+/// What the configured node of driver `quorum` signs with, beside the genesis; and where its next key is sought.
+///
+/// # Errors
+///
+/// As [`genesis`].
+#[cfg(all(feature = "quorum", feature = "audit"))]
+pub fn validator(
+    config: &Config,
+) -> Result<(quorate_driver_quorum::Setup, std::path::PathBuf), crate::NodeError> {
     let table = hosted::table_of(&hosted::quorum(config), config)?;
     let directory = config.directory().unwrap_or_else(|| std::path::Path::new(""));
     let setup = quorate_driver_quorum::Setup::read(directory, &table);
-    Ok(setup.map_err(|problem| quorate_replicator::OpenError::Config { problem })?.genesis)
+    let setup = setup.map_err(|problem| quorate_replicator::OpenError::Config { problem })?;
+    Ok((setup, directory.join(&table.next_key_file)))
 }
 
 /// What the configuration says about QUIC, with its paths as they are opened; the defaults if it says nothing.

@@ -64,7 +64,7 @@ pub struct NewKey {
 
 const KEY: &[u8; 16] = b"quorate.key..001";
 
-/// The bytes that a key signs to be taken for the key of `node`. Layout, integers little-endian: domain (16), chain (32), node (8), scheme (1), key.
+/// The bytes that a key signs to be taken for the key of `node`; `chain` is that of [`Genesis::key_chain`](crate::Genesis::key_chain). Layout, integers little-endian: domain (16), chain (32), node (8), scheme (1), key.
 pub fn key_bytes(chain: &ChainId, node: u64, key: &PublicKey) -> Vec<u8> {
     Writer::default()
         .bytes(KEY)
@@ -177,7 +177,7 @@ pub enum ChangeError {
 }
 
 impl ValidatorSet {
-    /// The validators after these changes, in the next epoch; after none, these.
+    /// The validators after these changes, in the next epoch; after none, these. `chain` is what new keys are signed for.
     ///
     /// Less than a third of the power may go, and less than a third of what is then there may be new. That would leave two or three equal
     /// validators as they are for ever, so that one validator of at most average power may always come, go or change.

@@ -73,6 +73,11 @@ impl Genesis {
         ChainId(hash("quorate 1 chain", &[&self.hash(), &group.to_le_bytes()]))
     }
 
+    /// What the keys that validators get refer to: that of group 0, as a node has one key for all groups.
+    pub fn key_chain(&self) -> ChainId {
+        self.chain(0)
+    }
+
     /// The text of its file, which serde reads as TOML.
     pub fn to_toml(&self) -> String {
         let mut text = format!(

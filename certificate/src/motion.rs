@@ -289,14 +289,14 @@ impl Motion {
         })
     }
 
-    /// What a validator asks before it votes for the body of a change: whether a quorum of `validators` has approved it, and what they
-    /// are after it.
+    /// What a validator asks before it votes for the body of a change: whether a quorum of `validators` has approved it in the group of
+    /// `chain`, and what they are after it; `key_chain` is what new keys are signed for.
     ///
     /// # Errors
     ///
     /// Why it does not.
     pub fn decide(
-        chain: &ChainId,
+        (chain, key_chain): (&ChainId, &ChainId),
         fault_model: FaultModel,
         validators: &ValidatorSet,
         body: &[u8],
@@ -304,7 +304,7 @@ impl Motion {
         let body = MembersBody::decode(body)?;
         let (motion, approvals) = Self::of(&body)?;
         // What costs least comes first.
-        let changed = validators.change(chain, motion.changes())?;
+        let changed = validators.change(key_chain, motion.changes())?;
         motion.verify(chain, fault_model, validators, &approvals)?;
         Ok(changed)
     }
@@ -428,7 +428,7 @@ mod tests {
     fn decide(body: &MembersBody) -> Result<ValidatorSet, MotionError> {
         let genesis = genesis();
         let (chain, model) = (genesis.chain(0), genesis.fault_model());
-        Motion::decide(&chain, model, genesis.validators(), &body.encode())
+        Motion::decide((&chain, &genesis.key_chain()), model, genesis.validators(), &body.encode())
     }
 
     #[test]

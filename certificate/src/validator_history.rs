@@ -19,6 +19,8 @@ pub struct ValidatorHistory {
     genesis: [u8; 32],
     group: u32,
     chain: ChainId,
+    /// What new keys are signed for, in all groups.
+    key_chain: ChainId,
     fault_model: FaultModel,
     /// The validators, each with the first height they decide.
     sets: Vec<(u64, ValidatorSet)>,
@@ -85,6 +87,7 @@ impl ValidatorHistory {
             genesis: genesis.hash(),
             group,
             chain: genesis.chain(group),
+            key_chain: genesis.key_chain(),
             fault_model: genesis.fault_model(),
             sets: vec![(0, genesis.validators().clone())],
             changed: 0,
@@ -117,6 +120,11 @@ impl ValidatorHistory {
         // The first set is from height 0 on.
         let (_, set) = self.sets.get(place.saturating_sub(1)).expect("the genesis has a set");
         set
+    }
+
+    /// The validators of an epoch, if it has been.
+    pub fn of_epoch(&self, epoch: u64) -> Option<&ValidatorSet> {
+        self.sets.iter().map(|(_, set)| set).find(|set| set.epoch() == epoch)
     }
 
     /// The height of the newest change that it has; 0 before the first.
@@ -201,7 +209,7 @@ impl ValidatorHistory {
         let body =
             MembersBody::decode(body).map_err(|error| HistoryError::Body { height, error })?;
         self.at(height.saturating_add(1))
-            .change(&self.chain, &body.changes)
+            .change(&self.key_chain, &body.changes)
             .map_err(|error| HistoryError::Change { height, error })
     }
 }

@@ -228,6 +228,10 @@ impl<C: Callers> HostCore<C> {
         let engine = driver
             .open(driver_config, opening, &mut out)
             .map_err(|problem| OpenError::Driver { driver: D::NAME.into(), problem })?;
+        let mut config = config;
+        if let Some(drift) = engine.log_time_drift_max() {
+            config.log_time_drift_max = drift;
+        }
         let applied = state.applied();
         let engine_status = engine.status();
         Ok(Self {

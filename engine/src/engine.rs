@@ -79,6 +79,12 @@ pub trait Engine: fmt::Debug + Send {
         None
     }
 
+    /// How far the time of a batch may run ahead of this node's estimate, if the members have agreed on that: it takes the place of what the
+    /// node's configuration says, as members that differ in it would not agree on what is valid. Asked once.
+    fn log_time_drift_max(&self) -> Option<Duration> {
+        None
+    }
+
     /// Whether what this node has delivered is all that its group has ever decided, as far as that can be known without asking
     /// anyone: then another driver may go on from it. Asked of an engine that was opened on what is stored and told that its
     /// writes are durable, before it heard of anybody.

@@ -190,9 +190,9 @@ fn stored_in(
     Ok((data_dir, genesis))
 }
 
-fn read_genesis(path: &Path) -> Result<Genesis, Failure> {
+pub(crate) fn read_genesis(path: &Path) -> Result<Genesis, Failure> {
     let wrong = |problem: &dyn std::fmt::Display| {
-        Failure::usage(format!("--genesis {}: {problem}", path.display()))
+        Failure::usage(format!("genesis {}: {problem}", path.display()))
     };
     let mut text = String::new();
     let file = File::open(path).map_err(|error| wrong(&error))?;

@@ -113,7 +113,11 @@ pub(crate) enum Command {
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
     /// Look at the members of a cluster, and change them while it runs
+    #[command(after_help = MEMBER_HELP)]
     Member(MemberArgs),
+    /// Make what the validators of driver quorum are changed with: new keys, and the files of changes
+    #[command(subcommand, after_help = VALIDATOR_HELP)]
+    Validator(ValidatorCommand),
     /// Measure how fast a cluster, or the node of a data directory, answers; it writes into org quorate, namespace bench
     Bench(BenchArgs),
     /// Run the configured node until SIGTERM or SIGINT; SIGHUP makes it read its certificates anew
@@ -145,6 +149,19 @@ Examples:
 
 Each batch has to follow the one before it, and a quorum of the validators of its height has to have signed for it. Code 1 names the
 first that is not so. A tail that is missing cannot be seen: give the tip that another audit printed with --tip.";
+
+/// Who changes members, by driver.
+const MEMBER_HELP: &str = "\
+With driver raft whoever leads does it. With driver quorum the operators of a quorum of validators approve a change, each at its own node:
+approve, remove and power do so at all nodes of the client's file, and answer when it is in force.";
+
+/// How validators change.
+const VALIDATOR_HELP: &str = "\
+Examples:
+  quorate init-node n5=10.0.0.5:7410 --authority cluster          a new node, and the change that adds it: n5/join.change
+  quorate validator new-key --config n2/node.toml --out n2.change another key for n2
+  quorate validator show n2.change                                what it would change
+  quorate --connect client.toml member approve n2.change          approve it";
 
 /// What a try looks like.
 const DEV_HELP: &str = "\
@@ -253,6 +270,21 @@ pub(crate) enum MemberCommand {
         #[arg(value_name = "n4", value_parser = node_id)]
         node: NodeId,
     },
+    /// Approve a change of the validators of driver quorum, at all nodes of the client's file
+    Approve {
+        /// What `quorate validator` or `quorate init-node` made; several are one change
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Approve that the signature of a validator of driver quorum weighs another power
+    Power {
+        /// The validator
+        #[arg(value_name = "n2", value_parser = node_id)]
+        node: NodeId,
+        /// How much from then on
+        #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        power: u64,
+    },
     /// Remove a member; stop its node when this is done, not before
     Remove {
         /// The member
@@ -276,6 +308,34 @@ pub(crate) enum MemberCommand {
         /// Of this group alone
         #[arg(long, value_name = "GROUP")]
         group: Option<u32>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ValidatorCommand {
+    /// Make the next key of the configured node, into its next_key_file, and the change that puts it in force
+    NewKey {
+        /// Another scheme, to which all validators have to change at once [default: that of the key]
+        #[arg(long)]
+        scheme: Option<Scheme>,
+        /// The new file of the change
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Make one change to another scheme of the new keys of all validators
+    Scheme {
+        /// What `new-key --scheme` made, one of each validator
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+        /// The new file of the change
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Print what files would change
+    Show {
+        /// Files of changes
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
     },
 }
 

@@ -74,6 +74,22 @@ impl Founding {
         Ok(Self { genesis, keys: Arc::new(keys) })
     }
 
+    /// What a node is given that is to be added to a cluster with this genesis: a key of the scheme that the cluster has begun with.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no randomness.
+    pub(crate) fn joining(genesis: Genesis, node: NodeId) -> Result<Self, Failure> {
+        let key = SigningKey::generate(genesis.validators().scheme());
+        let keys = [(node, key.map_err(Failure::service)?)].into();
+        Ok(Self { genesis, keys: Arc::new(keys) })
+    }
+
+    /// The key of a node.
+    pub(crate) fn key(&self, node: NodeId) -> &SigningKey {
+        self.keys.get(&node).expect("each node of a new cluster has a key")
+    }
+
     /// Writes the genesis into a directory.
     pub(crate) fn write_genesis(&self, directory: &Path) -> Result<(), Failure> {
         let path = directory.join(GENESIS_FILE);
@@ -84,8 +100,7 @@ impl Founding {
     pub(crate) fn write_node(&self, directory: &Path, node: NodeId) -> Result<(), Failure> {
         self.write_genesis(directory)?;
         let path = directory.join(KEY_FILE);
-        let key = self.keys.get(&node).expect("each node of a new cluster has a key");
-        write_secret(&path, &key.to_text()).map_err(|error| failed(&path, error))
+        write_secret(&path, &self.key(node).to_text()).map_err(|error| failed(&path, error))
     }
 }
 
@@ -103,7 +118,7 @@ pub(crate) fn warning(genesis: &Genesis) -> Option<String> {
 }
 
 /// Writes a key into a new file that nobody else may read. One that is there is never replaced.
-fn write_secret(path: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn write_secret(path: &Path, text: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]

@@ -8,9 +8,10 @@ use serde_json::json;
 use crate::cli::{InitClusterArgs, InitNodeArgs, Output};
 use crate::cluster::{CLIENT_FILE, Cluster, NODE_FILE, node_id};
 use crate::exit::{Exit, Failure};
-use crate::founding::{self, Choice, GENESIS_FILE, QUORUM};
+use crate::founding::{self, Choice, Founding, GENESIS_FILE, QUORUM};
 use crate::status::hex;
-use crate::{print_as, tell};
+use crate::validator::{JOIN_FILE, write_join};
+use crate::{audit, print_as, tell};
 
 /// What a cluster is for: several nodes.
 const DRIVER: &str = "raft";
@@ -72,14 +73,11 @@ fn choice(arguments: &InitClusterArgs, driver: &str) -> Result<Choice, Failure> 
 pub(crate) fn node(arguments: &InitNodeArgs, output: Output) -> Result<Exit, Failure> {
     let InitNodeArgs { node, authority, validity_days } = arguments;
     let mut cluster = Cluster::load(authority)?;
-    if cluster.driver == QUORUM {
-        return Err(Failure::usage(format!(
-            "the cluster of {} has driver {QUORUM}, whose validators are those of its genesis; none can be added to it. Found a cluster with all of \
-             them, and take the data there with `quorate export` and `import`",
-            authority.display()
-        )));
-    }
     cluster.add(node)?;
+    if cluster.driver == QUORUM {
+        let genesis = audit::read_genesis(&authority.join(GENESIS_FILE))?;
+        cluster.founding = Some(Founding::joining(genesis, node.node)?);
+    }
     let directory = authority.join(node.node.to_string());
     if directory.exists() {
         return Err(Failure::usage(format!(
@@ -91,11 +89,30 @@ pub(crate) fn node(arguments: &InitNodeArgs, output: Output) -> Result<Exit, Fai
     }
     cluster.maker(authority)?.node(&directory, node, *validity_days)?;
     cluster.write(authority)?;
+    if let Some(founding) = &cluster.founding {
+        let at = (node.node, node.address.to_string());
+        write_join(&directory, &founding.genesis, at, founding.key(node.node))?;
+    }
     let config = directory.join(NODE_FILE).display().to_string();
     print_as(
         output,
         || json!({ "node": node.node.number(), "config": config }),
         || {
+            if cluster.founding.is_some() {
+                return format!(
+                    "made {dir}\n\n\
+                     1. copy {dir} to {host} and start it there; it follows the validators until it is one:\n   \
+                        quorate serve --config {name}/{NODE_FILE}\n\
+                     2. have it approved by the operators of the validators, each at the nodes of its client:\n   \
+                        quorate --connect CLIENT.toml member approve {name}/{JOIN_FILE}\n\
+                     3. write `{number} = \"{address}\"` into [client.nodes] of the clients",
+                    dir = directory.display(),
+                    host = node.address.host(),
+                    name = node.node,
+                    number = node.node.number(),
+                    address = node.address,
+                );
+            }
             format!(
                 "made {dir}\n\n\
                  1. copy {dir} to {host} and start it there; it waits to be added:\n   \

@@ -28,6 +28,7 @@ mod serve;
 mod status;
 mod summary;
 mod target;
+mod validator;
 mod verify;
 
 use std::io::{self, IsTerminal as _, Write};
@@ -70,6 +71,7 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
         }
         Command::Kv(command) => in_runtime(kv::run(way()?, command, output)),
         Command::Status(arguments) => in_runtime(status::run(way()?, arguments, output)),
+        Command::Validator(command) => validator::run(config, command, output),
         Command::Member(arguments) => in_runtime(member::run(way()?, arguments, output)),
         Command::Bench(arguments) => in_runtime(bench::run(way()?, arguments, output)),
         Command::Serve(arguments) => in_runtime(serve::run(config()?, arguments)),

@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use quorate::{Client, GroupStatus, Health, MemberChange, MemberRole, NodeId, Status};
+use quorate::certificate::{Motion, ValidatorChange};
+use quorate::{
+    Client, ClientConfig, GroupStatus, Health, MemberChange, MemberRole, NodeId, Status,
+};
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use crate::cli::{MemberArgs, MemberCommand, Output};
 use crate::cluster::NodeAt;
 use crate::exit::{Exit, Failure};
-use crate::print_as;
+use crate::founding::QUORUM;
 use crate::status::{ASK_WITHIN, health_words};
 use crate::target::{Way, connect};
+use crate::{print_as, validator};
 
 pub(crate) async fn run(way: Way, arguments: &MemberArgs, output: Output) -> Result<Exit, Failure> {
     let Way::There(mut config) = way else {
@@ -20,6 +25,21 @@ pub(crate) async fn run(way: Way, arguments: &MemberArgs, output: Output) -> Res
              `quorate init-cluster` made it",
         ));
     };
+    let approved = match &arguments.command {
+        MemberCommand::Approve { files } => Some(validator::read_all(files)?),
+        MemberCommand::Power { node, power } => {
+            let change = ValidatorChange::Power { node: node.number(), power: *power };
+            Some(validator::motion(vec![change], Vec::new())?)
+        }
+        MemberCommand::Remove { node } if approves(&config).await => {
+            let change = ValidatorChange::Remove { node: node.number() };
+            Some(validator::motion(vec![change], Vec::new())?)
+        }
+        _ => None,
+    };
+    if let Some(motion) = approved {
+        return approve(&config, &motion, arguments.within, output).await;
+    }
     if let MemberCommand::Remove { node: old } | MemberCommand::Replace { old, .. } =
         &arguments.command
         && config.nodes.len() > 1
@@ -32,6 +52,72 @@ pub(crate) async fn run(way: Way, arguments: &MemberArgs, output: Output) -> Res
     let result = act(&client, &known, arguments, output).await;
     client.close().await;
     result
+}
+
+/// Whether the members of a cluster change by approvals. One that does not tell is asked as others are, and says so itself.
+async fn approves(config: &ClientConfig) -> bool {
+    let Ok(client) = connect(config.clone()).await else { return false };
+    let is_quorum = client.replicator().status().driver == QUORUM;
+    client.close().await;
+    is_quorum
+}
+
+/// Approves a change at each node, as its operator, and waits until it is in force.
+async fn approve(
+    config: &ClientConfig,
+    motion: &Motion,
+    within: Duration,
+    output: Output,
+) -> Result<Exit, Failure> {
+    let new = motion.addresses().iter().map(|(node, at)| (NodeId::new(*node), at.clone()));
+    let change = MemberChange::Approve { change: motion.encode(), new: new.collect() };
+    let mut asked = JoinSet::new();
+    for (node, address) in &config.nodes {
+        let mut alone = config.clone();
+        alone.nodes = [(*node, address.clone())].into();
+        let (node, change) = (*node, change.clone());
+        asked.spawn(async move {
+            let answer = match connect(alone).await {
+                Ok(client) => {
+                    let answer = client.replicator().change_members(change, within).await;
+                    client.close().await;
+                    answer.map_err(|error| error.to_string())
+                }
+                Err(failure) => Err(failure.message),
+            };
+            (node, answer)
+        });
+    }
+    let answers: BTreeMap<NodeId, Result<(), String>> =
+        asked.join_all().await.into_iter().collect();
+    let is_done = answers.values().any(Result::is_ok);
+    print_as(
+        output,
+        || {
+            let nodes = answers.iter().map(|(node, answer)| {
+                let problem = answer.as_ref().err();
+                json!({ "node": node.number(), "problem": problem })
+            });
+            json!({
+                "change": motion.to_string(),
+                "in_force": is_done,
+                "nodes": nodes.collect::<Vec<_>>(),
+            })
+        },
+        || {
+            let lines = answers.iter().map(|(node, answer)| match answer {
+                Ok(()) => format!("{:<6} it is in force", node.to_string()),
+                Err(problem) => format!("{:<6} {problem}", node.to_string()),
+            });
+            format!("{motion}\n{}", lines.collect::<Vec<_>>().join("\n"))
+        },
+    )?;
+    if is_done {
+        return Ok(Exit::Done);
+    }
+    Err(Failure::service(
+        "it is not in force: operators of validators with a quorum of the power have to approve the same, while these nodes run; ask again for what is not done",
+    ))
 }
 
 async fn act(
@@ -60,6 +146,9 @@ async fn act(
             MemberChange::Remove { node: *node },
             format!("{node} is out; stop it, its data is of no use to the cluster any more"),
         ),
+        MemberCommand::Approve { .. } | MemberCommand::Power { .. } => {
+            unreachable!("these are approved")
+        }
         MemberCommand::Replace { old, new } => {
             let change = MemberChange::Replace {
                 old: *old,

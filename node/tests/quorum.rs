@@ -6,10 +6,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use common::process::{Cluster, Process};
+use common::process::{Cluster, Process, free_addresses};
 use common::writer::{Observer, Writer};
 use common::{Ended, Place, budget};
 use quorate::certificate::{Certificate, FaultModel, Genesis, Scheme, SigningKey, audit_history};
+use rustix::process::Signal;
 
 const NODES: usize = 4;
 
@@ -436,4 +437,94 @@ fn mistakes_with_validators_are_told_with_the_way_out() {
     );
     let ended = run(&["audit", "--config", config, "--tip", "7:abc"]);
     assert!(ended.code == 2 && ended.err.contains("write HEIGHT:HASH"), "{}", ended.err);
+}
+
+/// Approves a change at these nodes, and waits until it is in force.
+#[track_caller]
+fn approve(cluster: &Cluster, nodes: &[u64], arguments: &[&str]) {
+    let client = cluster.client_of(nodes);
+    let ended = Ended::of(cluster.command_of(&client, arguments));
+    assert_eq!(ended.code, 0, "{arguments:?}: {}{}", ended.out, ended.err);
+}
+
+#[test]
+fn validators_come_go_and_change_keys_while_a_cluster_runs() {
+    let mut cluster = Cluster::new(NODES, "quorum");
+    let mut nodes: Vec<Option<Process>> = cluster.serve_all().into_iter().map(Some).collect();
+    let writer = Writer::start(&cluster.client_toml(), "members");
+    writer.wait_for(WRITES);
+
+    // A fifth, which follows before it is a validator.
+    let address = free_addresses(1).remove(0);
+    let at = format!("n5={address}");
+    let made = cluster.place.run_bare(&["init-node", &at, "--authority", "cluster"]);
+    assert_eq!(made.code, 0, "{}", made.err);
+    assert!(made.out.contains("member approve n5/join.change"), "{}", made.out);
+    let client = fs::read_to_string(cluster.client_toml()).unwrap();
+    fs::write(cluster.client_toml(), format!("{client}5 = \"{address}\"\n")).unwrap();
+    cluster.addresses.push(address);
+    nodes.push(Some(cluster.serve(5)));
+    let join = cluster.place.path("cluster/n5/join.change");
+    let join = join.to_str().unwrap();
+    let shown = cluster.place.run_bare(&["validator", "show", join]);
+    assert_eq!(shown.out, format!("add n5 with power 1 at {}\n", cluster.addresses[4]));
+    // Two operators are none too few to ask, and too few to have it.
+    let few = cluster.client_of(&[1, 2]);
+    let ended = Ended::of(cluster.command_of(&few, &["member", "approve", join, "--within", "1s"]));
+    assert!(ended.code == 4 && ended.err.contains("is not in force"), "{}{}", ended.out, ended.err);
+    approve(&cluster, &[1, 2, 3], &["member", "approve", join]);
+    writer.wait_for(WRITES);
+    // Without one of five all others are needed.
+    nodes[3].take().expect("it runs").kill();
+    writer.wait_for(WRITES);
+    let mut again = cluster.serve(4);
+    again.wait_for("is ready");
+    nodes[3] = Some(again);
+
+    approve(&cluster, &[2, 3, 4, 5], &["member", "remove", "n1"]);
+    nodes[0].take().expect("it runs").kill();
+    writer.wait_for(WRITES);
+
+    // Another key for the second, which knows both after a restart.
+    let config = cluster.node_toml(2);
+    let change = cluster.place.path("n2.change");
+    let change = change.to_str().unwrap();
+    let made = ["validator", "new-key", "--config", config.to_str().unwrap(), "--out", change];
+    let ended = cluster.place.run_bare(&made);
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    let ended = cluster.place.run_bare(&made);
+    assert!(ended.code == 2 && ended.err.contains("is there already"), "{}", ended.err);
+    nodes[1].take().expect("it runs").kill();
+    let mut again = cluster.serve(2);
+    again.wait_for("is ready");
+    nodes[1] = Some(again);
+    approve(&cluster, &[2, 3, 4, 5], &["member", "approve", change]);
+    // It signs with the new one: three of four are needed.
+    nodes[2].take().expect("it runs").kill();
+    writer.wait_for(WRITES);
+    let mut again = cluster.serve(3);
+    again.wait_for("is ready");
+    nodes[2] = Some(again);
+    // The one before is needed no more.
+    nodes[1].take().expect("it runs").kill();
+    let at = |file: &str| cluster.place.path(&format!("cluster/n2/{file}"));
+    fs::rename(at("next.key"), at("validator.key")).unwrap();
+    let mut again = cluster.serve(2);
+    again.wait_for("is ready");
+    nodes[1] = Some(again);
+
+    let observer = Observer::new(&cluster.client_of(&[2, 3, 4, 5]));
+    writer.finish(std::slice::from_ref(&observer));
+    observer.same_history(NODES);
+    drop(nodes.remove(0));
+    for node in nodes.into_iter().flatten() {
+        node.signal(Signal::TERM);
+        let (code, said) = node.end();
+        assert_eq!(code, 0, "{said}");
+    }
+    for node in [2, 3, 4, 5] {
+        let ended = audit_node(&cluster, node, &[]);
+        assert_eq!(ended.code, 0, "n{node}: {}", ended.err);
+        assert_eq!(ended.json()["epoch"], 3, "n{node}");
+    }
 }

@@ -396,6 +396,10 @@ impl Engine for QuorumEngine {
         Some(self.proposer_in(0))
     }
 
+    fn log_time_drift_max(&self) -> Option<Duration> {
+        Some(Duration::from_millis(self.genesis.log_time_drift_max_ms()))
+    }
+
     fn status(&self) -> EngineStatus {
         self.explain()
     }

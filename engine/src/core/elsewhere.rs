@@ -35,7 +35,11 @@ impl<C: Callers> HostCore<C> {
             }
             Packet::Refused(refused) => self.refused(now, from, refused, effects),
             Packet::Admin { ticket, within, admin } => {
-                let answer = if self.leads() {
+                let answer = if matches!(admin, Admin::Change(MemberChange::Approve { .. })) {
+                    // Whoever runs that node speaks for it alone.
+                    let reason = "a change is approved by the operator of each node, there".into();
+                    Err(AdminError::Refused { reason })
+                } else if self.leads() {
                     match self.wishes.add_foreign(from, ticket, now + within) {
                         Ok(None) => return,
                         Ok(Some(ticket)) => {

@@ -265,6 +265,29 @@ fn a_candidate_is_judged_before_the_turn_ends() {
 }
 
 #[test]
+fn what_the_members_have_agreed_on_takes_the_place_of_what_a_node_is_told() {
+    let script = Scripted::default();
+    script.with(|script| {
+        script.drift = Some(Duration::from_millis(100));
+        script.led_by = Some(TWO);
+    });
+    let mut desk = Desk::with(config(), &script, &(), Vec::new(), 1, None);
+    let estimate = desk.core.status().log_time.as_ms();
+    for (ahead, valid) in [(90, true), (400, false)] {
+        let witness = quorate_engine::Witness { index: 0, history: [0; 32] };
+        let log_time = LogTime::from_ms(estimate + ahead);
+        let head = quorate_engine::BatchHead { log_time, witness };
+        let frames = [frame(1, 1, "x")];
+        let body = quorate_engine::BatchEncoder::default().encode(&head, frames.iter());
+        let body = Body::Frames(body);
+        let entry = Entry { index: 1, tag: Tag([1; 32]), head: Bytes::new(), body };
+        script.with(|script| script.candidate = Some(entry));
+        desk.turn();
+        assert_eq!(script.with(|script| script.checked.pop()), Some(valid), "{ahead} ms");
+    }
+}
+
+#[test]
 fn a_forwarded_frame_times_out_and_is_not_forwarded_again() {
     let (_script, mut desk) = led();
     let call = desk.propose(frame(1, 1, "x"), Duration::from_millis(50));
@@ -413,6 +436,37 @@ fn a_wish_goes_to_the_leader_and_its_answer_comes_back() {
     assert_eq!(desk.administered, []);
     desk.packet(THREE, Packet::AdminAnswer { ticket, answer: Ok(()) });
     assert_eq!(desk.administered, [(77, Ok(()))]);
+}
+
+#[test]
+fn an_approval_is_given_at_the_node_that_is_asked_and_by_no_other_node() {
+    let approve =
+        || Admin::Change(MemberChange::Approve { change: vec![1], new: vec![(THREE, "c".into())] });
+    let (script, mut desk) = led();
+    let deadline = desk.now + LONG;
+    desk.core.admin(approve(), deadline, 77, &mut desk.effects);
+    desk.turn();
+    assert!(desk.sent.iter().all(|sent| !matches!(sent.packet, Packet::Admin { .. })));
+    let wishes = script.with(|script| script.wishes.clone());
+    let [(ticket, ref wish)] = wishes[..] else { panic!("{wishes:?}") };
+    assert_eq!(*wish, approve());
+    script.with(|script| script.granted.push((ticket, Ok(()))));
+    desk.turn();
+    assert_eq!(desk.administered, [(77, Ok(()))]);
+
+    // The node that proposes is asked by another one: who runs that one does not speak for it.
+    let (script, mut desk) = open();
+    desk.turn();
+    desk.packet(TWO, Packet::Admin { ticket: 5, within: LONG, admin: approve() });
+    assert!(script.with(|script| script.wishes.is_empty()));
+    let refused = desk.sent.iter().any(|sent| {
+        let answer = matches!(
+            sent.packet,
+            Packet::AdminAnswer { ticket: 5, answer: Err(AdminError::Refused { .. }) }
+        );
+        answer && sent.to == [TWO]
+    });
+    assert!(refused, "{:?}", desk.sent);
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub(crate) struct Script {
     pub(crate) led_by: Option<NodeId>,
     /// Who may propose beside it.
     pub(crate) witnesses: Vec<NodeId>,
+    /// What the members have agreed on.
+    pub(crate) drift: Option<Duration>,
     /// Ask about this candidate at the next settle.
     pub(crate) candidate: Option<Entry>,
     /// What the host said about candidates, and whether it was settled since.
@@ -94,6 +96,10 @@ impl Engine for ScriptedEngine {
         let entry = Entry { index, tag: tag(self.1), head: Bytes::new(), body };
         script.proposed.push(entry.clone());
         Ok(Placed { index, tag: entry.tag })
+    }
+
+    fn log_time_drift_max(&self) -> Option<Duration> {
+        self.0.0.lock().unwrap().drift
     }
 
     fn settle(&mut self, _: Now, out: &mut Output) {

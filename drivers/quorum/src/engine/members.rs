@@ -97,7 +97,8 @@ impl QuorumEngine {
             if self.mark.is_changing() {
                 return Err("another change is decided, and not in force yet; ask again".into());
             }
-            base.change(&self.chain, motion.changes()).map_err(|error| error.to_string())?;
+            base.change(&self.genesis.key_chain(), motion.changes())
+                .map_err(|error| error.to_string())?;
             let node = self.node.number();
             let known = base.get(node).ok_or_else(|| {
                 format!("{} is no validator: those who are approve a change of them", self.node)
@@ -155,7 +156,7 @@ impl QuorumEngine {
         }
         let Ok(motion) = Motion::decode(motion).map(Arc::new) else { return };
         let is_new = !self.motions.open.contains_key(&motion.digest());
-        if is_new && base.change(&self.chain, motion.changes()).is_err() {
+        if is_new && base.change(&self.genesis.key_chain(), motion.changes()).is_err() {
             return;
         }
         let had = self.ready().is_some();
@@ -208,14 +209,20 @@ impl QuorumEngine {
     pub(super) fn may_change(&self, body: &[u8]) -> bool {
         let validators = &self.mark.next_validators;
         !self.mark.is_changing()
-            && Motion::decide(&self.chain, self.fault_model, validators, body).is_ok()
+            && Motion::decide(
+                (&self.chain, &self.genesis.key_chain()),
+                self.fault_model,
+                validators,
+                body,
+            )
+            .is_ok()
     }
 
     /// The validators that a decided batch makes, if it changes them.
     pub(super) fn changed_by(&self, body: &Body) -> Result<Option<ValidatorSet>, String> {
         let Body::Members(bytes) = body else { return Ok(None) };
         let body = MembersBody::decode(bytes).map_err(|error| error.to_string())?;
-        let changed = self.mark.next_validators.change(&self.chain, &body.changes);
+        let changed = self.mark.next_validators.change(&self.genesis.key_chain(), &body.changes);
         changed.map(Some).map_err(|error| error.to_string())
     }
 
