@@ -456,7 +456,7 @@ impl Maker<'_> {
         let issued = self.issue(&subject, days)?;
         let founding = self.cluster.founding.as_ref();
         self.directory(directory, "node", &issued, &self.cluster.node_toml(at), |directory| {
-            founding.map_or(Ok(()), |founding| founding.write_node(directory, at.node))
+            founding.map_or(Ok(()), |founding| founding.write_node(directory, at))
         })
     }
 

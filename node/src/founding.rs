@@ -9,7 +9,9 @@ use std::sync::Arc;
 use quorate::certificate::{FaultModel, Genesis, Scheme, SigningKey, Validator};
 use quorate::{ClusterId, Config, NodeId};
 
+use crate::cluster::NodeAt;
 use crate::exit::Failure;
+use crate::validator::write_join;
 
 /// The driver whose members are validators.
 pub(crate) const QUORUM: &str = "quorum";
@@ -85,22 +87,22 @@ impl Founding {
         Ok(Self { genesis, keys: Arc::new(keys) })
     }
 
-    /// The key of a node.
-    pub(crate) fn key(&self, node: NodeId) -> &SigningKey {
-        self.keys.get(&node).expect("each node of a new cluster has a key")
-    }
-
     /// Writes the genesis into a directory.
     pub(crate) fn write_genesis(&self, directory: &Path) -> Result<(), Failure> {
         let path = directory.join(GENESIS_FILE);
         fs::write(&path, self.genesis.to_toml()).map_err(|error| failed(&path, error))
     }
 
-    /// Writes genesis and key of a node into its directory.
-    pub(crate) fn write_node(&self, directory: &Path, node: NodeId) -> Result<(), Failure> {
+    /// Writes genesis and key of a node into its directory; of one that is to be added the change that does so, too.
+    pub(crate) fn write_node(&self, directory: &Path, at: &NodeAt) -> Result<(), Failure> {
         self.write_genesis(directory)?;
         let path = directory.join(KEY_FILE);
-        write_secret(&path, &self.key(node).to_text()).map_err(|error| failed(&path, error))
+        let key = self.keys.get(&at.node).expect("each node of a new cluster has a key");
+        write_secret(&path, &key.to_text()).map_err(|error| failed(&path, error))?;
+        if self.genesis.validators().get(at.node.number()).is_some() {
+            return Ok(());
+        }
+        write_join(directory, &self.genesis, at, key)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::cluster::{CLIENT_FILE, Cluster, NODE_FILE, node_id};
 use crate::exit::{Exit, Failure};
 use crate::founding::{self, Choice, Founding, GENESIS_FILE, QUORUM};
 use crate::status::hex;
-use crate::validator::{JOIN_FILE, write_join};
+use crate::validator::JOIN_FILE;
 use crate::{audit, print_as, tell};
 
 /// What a cluster is for: several nodes.
@@ -89,10 +89,6 @@ pub(crate) fn node(arguments: &InitNodeArgs, output: Output) -> Result<Exit, Fai
     }
     cluster.maker(authority)?.node(&directory, node, *validity_days)?;
     cluster.write(authority)?;
-    if let Some(founding) = &cluster.founding {
-        let at = (node.node, node.address.to_string());
-        write_join(&directory, &founding.genesis, at, founding.key(node.node))?;
-    }
     let config = directory.join(NODE_FILE).display().to_string();
     print_as(
         output,
@@ -191,7 +187,14 @@ fn next_steps(cluster: &Cluster, out: &Path, clients: &[String]) -> String {
         }
         let client = clients.first().map_or("CLIENT", |client| client);
         let client = out.join(client).join(CLIENT_FILE);
-        text += &format!("\n   quorate --connect {} member add {node}={address}", client.display());
+        let client = client.display();
+        text += &match cluster.founding {
+            Some(_) => format!(
+                "\n   quorate --connect {client} member approve {}",
+                out.join(node.to_string()).join(JOIN_FILE).display()
+            ),
+            None => format!("\n   quorate --connect {client} member add {node}={address}"),
+        };
     }
     text += &format!(
         "\n3. keep {} where no node runs: its key makes nodes and clients, and renews their certificates",

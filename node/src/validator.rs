@@ -4,14 +4,15 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use quorate::Config;
 use quorate::builtin;
 use quorate::certificate::{
     Genesis, MOTION_BYTES_MAX, Motion, NewKey, SigningKey, ValidatorChange,
 };
-use quorate::{Config, NodeId};
 use serde_json::json;
 
 use crate::cli::{Output, ValidatorCommand};
+use crate::cluster::NodeAt;
 use crate::exit::{Exit, Failure};
 use crate::founding::{QUORUM, write_secret};
 use crate::{open, print_as};
@@ -101,12 +102,13 @@ pub(crate) fn motion(
 pub(crate) fn write_join(
     directory: &Path,
     genesis: &Genesis,
-    (node, address): (NodeId, String),
+    at: &NodeAt,
     key: &SigningKey,
 ) -> Result<(), Failure> {
-    let node = node.number();
+    let node = at.node.number();
     let add = ValidatorChange::add(&genesis.key_chain(), node, JOIN_POWER, key);
-    let motion = motion(vec![add.map_err(Failure::service)?], vec![(node, address)])?;
+    let add = add.map_err(Failure::service)?;
+    let motion = motion(vec![add], vec![(node, at.address.to_string())])?;
     write(&directory.join(JOIN_FILE), &motion)
 }
 

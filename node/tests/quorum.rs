@@ -403,12 +403,6 @@ fn mistakes_with_validators_are_told_with_the_way_out() {
         2,
         ["--scheme are about validators", "--driver quorum"],
     );
-    told(
-        "one more validator",
-        &run(&["init-node", "n5=a:1", "--authority", "cluster"]),
-        2,
-        ["those of its genesis", "Found a cluster with all of them"],
-    );
     let config = toml.to_str().unwrap();
     told(
         "an audit of nothing",
