@@ -146,6 +146,8 @@ pub struct QuorumEngine {
     ahead: Ahead,
     /// The last write that must be durable before anything is said or delivered.
     gate: Seq,
+    /// The last write that is.
+    durable: Seq,
     /// Deliveries of the opening that wait for writes.
     held: VecDeque<Delivery>,
     next_ticket: u64,
@@ -348,8 +350,7 @@ impl Engine for QuorumEngine {
             }
             Input::Admin { ticket, admin } => self.wish(ticket, &admin, out),
             Input::Peer { node, alive } => self.peer(node, alive, out),
-            // What is held waits at the host.
-            Input::Durable(_) => {}
+            Input::Durable(seq) => self.durable = seq,
         }
     }
 

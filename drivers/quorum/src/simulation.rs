@@ -1,12 +1,12 @@
 //! What validators say, for `sim/`: it judges honest ones by their words, and has others say what they should not.
 
 use bytes::Bytes;
-use quorate_certificate::{Certificate, ChainId, Header, SigningKey, ValueId};
+use quorate_certificate::{Certificate, ChainId, HEADER_BYTES, Header, SigningKey, ValueId};
 use quorate_engine::engine::Message;
 use quorate_storage::Body;
 
-use crate::codec::Writer;
-use crate::mark::Mark;
+use crate::codec::{Reader, Writer};
+use crate::mark::{Mark, PROOF_BYTES_MAX};
 use crate::message::{self, Proved, Said};
 use crate::tendermint::{Words, signed_proposal_of, signed_vote_of};
 
@@ -134,6 +134,13 @@ pub fn claim(chain: &ChainId, nonce: u64, height: u64) -> Message {
 /// The header and the certificate of the height that a mark stands after.
 pub fn proved(chain: &ChainId, mark: &[u8]) -> Option<(Bytes, Bytes)> {
     Mark::decode(chain, mark).ok()?.proved
+}
+
+/// The votes that come with a snapshot.
+pub fn votes_of_snapshot(words: &[u8]) -> Vec<Ballot> {
+    let mut from = Reader::new(words);
+    let proof = from.bytes(HEADER_BYTES).and_then(|_| from.bytes(PROOF_BYTES_MAX));
+    proof.ok().and_then(ballots_of).unwrap_or_default()
 }
 
 /// The votes in a certificate.

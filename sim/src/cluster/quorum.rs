@@ -225,6 +225,9 @@ fn tune(
     swarm.fault_every = swarm.patience / [1, 2, 4][rng.usize(..3)];
     swarm.think = MS * [10, 30, 60][rng.usize(..3)];
     swarm.settings.forward = true;
+    // Journals of a few rounds of long signatures fit into the first half of a segment.
+    swarm.settings.log.segment_bytes = 1 << 20;
+    swarm.settings.log.pinned_bytes_max = 8 << 20;
     // What is forwarded to a liar may come twice.
     swarm.keeps_contract &= !scenario.has_liars();
     swarm.heals_majority_only = rng.u8(..3) == 0;

@@ -182,6 +182,9 @@ impl Cluster<'_> {
                 _ => None,
             });
             votes.speaks(id, &node.copies, messages)?;
+            for (.., words) in &snapshots {
+                Votes::sends_snapshot(id, &node.copies, words)?;
+            }
         }
         for Sent { to, urgent, packet } in outbox {
             let channel = packet.channel(urgent);

@@ -10,6 +10,7 @@ use quorate_replicator::{
 };
 
 use super::event::Event;
+use super::quorum::Votes;
 use super::{Cluster, MS};
 use crate::client::refuses_all;
 use crate::node::{GROUP, News};
@@ -97,6 +98,11 @@ impl Cluster<'_> {
         let censor = self.place_of(self.votes.as_ref()?.censor()?)?;
         let is_own = client == 0 && self.faults_on && self.machines[censor].runs(self.now);
         is_own.then_some(censor)
+    }
+
+    fn is_censor(&self, place: usize) -> bool {
+        let censor = self.votes.as_ref().and_then(Votes::censor);
+        censor == Some(self.machines[place].id)
     }
 
     /// A client does not wait for an answer any more: it asks someone else at once.
@@ -236,8 +242,8 @@ impl Cluster<'_> {
     /// Takes what came out of a node; true if it must have another turn.
     pub(super) fn news(&mut self, place: usize, news: News) -> Checked<bool> {
         match news {
-            // What a liar says is believed by nobody.
-            _ if self.is_liar(place) && self.censor_of(0).is_none() => Ok(false),
+            // What a liar says is believed by nobody but its own client.
+            _ if self.is_liar(place) && !self.is_censor(place) => Ok(false),
             News::Proposed(call, answer) => self.proposed(place, call, &answer).map(|()| false),
             News::Read(call, answer) => {
                 self.machines[place].calls.remove(&call);
@@ -347,7 +353,8 @@ impl Cluster<'_> {
                     if self.acknowledged.last().is_none_or(|(_, newest)| *newest < position) {
                         self.acknowledged.push((self.now, position));
                     }
-                    if commit.position.index > self.laws.newest {
+                    // A liar may be the first to apply what others decided with it.
+                    if commit.position.index > self.laws.newest && !self.is_liar(place) {
                         return violation(format!(
                             "{id} was acknowledged at {}, which nobody decided",
                             commit.position

@@ -208,10 +208,12 @@ impl QuorumEngine {
         };
         self.fetches.retain(|_, fetching| !is_reading(fetching));
         if let Some((entry, proof)) = self.last.as_ref().filter(|(last, _)| last.index == first) {
-            // It may not be durable yet, and is not read back then.
+            // It may not be durable yet, and is not read back then; nor is the vote of this node in its certificate.
             let last = [(&entry.head, proof, &entry.body)];
             let message = message::heights(&self.chain, last.into_iter());
-            return self.answer(vec![from], message, out);
+            let (to, after) = (vec![from], self.gate);
+            out.sends.push(Outgoing { to, after, urgent: false, message });
+            return;
         }
         if first < self.log_first {
             return self.offer_snapshot(from, out);
@@ -322,7 +324,9 @@ impl QuorumEngine {
             // Only the height after it says what its state is: that is decided now, and the node asks again.
             return self.wake(out);
         }
-        match self.last.clone().filter(|(last, _)| last.index == checkpoint + 1) {
+        let is_durable = self.durable >= self.gate;
+        let last = self.last.clone();
+        match last.filter(|(last, _)| last.index == checkpoint + 1 && is_durable) {
             Some((entry, proof)) => self.send_snapshot(to, checkpoint, &entry.head, &proof, out),
             None => {
                 let ticket = self.ticket();

@@ -90,6 +90,7 @@ impl QuorumEngine {
             own: None,
             ahead: Ahead::default(),
             gate: 0,
+            durable: 0,
             held: VecDeque::new(),
             next_ticket: 0,
             checks: BTreeMap::new(),

@@ -170,17 +170,35 @@ impl Votes {
                     }
                 }
                 Heard::Heights(proofs) => {
-                    let own = proofs.iter().flatten().find(|ballot| ballot.node == node.number());
-                    if let Some(own) = own
-                        && !copies.has_note(own.height, &own.line)
-                    {
-                        return early(node, own.height, "its vote in a certificate");
-                    }
+                    Self::shows(node, copies, proofs.iter().flatten())?;
                 }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// An honest node sends a snapshot with these words.
+    pub(in crate::cluster) fn sends_snapshot(
+        node: NodeId,
+        copies: &Copies,
+        words: &[u8],
+    ) -> Checked {
+        Self::shows(node, copies, simulation::votes_of_snapshot(words).iter())
+    }
+
+    /// An honest node shows these votes: its own must be durable.
+    fn shows<'a>(
+        node: NodeId,
+        copies: &Copies,
+        mut ballots: impl Iterator<Item = &'a Ballot>,
+    ) -> Checked {
+        match ballots.find(|ballot| ballot.node == node.number()) {
+            Some(own) if !copies.has_note(own.height, &own.line) => {
+                early(node, own.height, "its vote in a certificate")
+            }
+            _ => Ok(()),
+        }
     }
 
     fn votes(&self, node: NodeId, copies: &Copies, ballot: &Ballot) -> Checked {
