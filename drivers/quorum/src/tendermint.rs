@@ -188,6 +188,8 @@ pub(crate) struct Tendermint {
     round: u32,
     /// Whether this node has precommitted to some candidate.
     precommitted: bool,
+    /// What this node has locked itself on in this step, after the first round.
+    locked: Option<(Round, Id)>,
 }
 
 impl std::fmt::Debug for Tendermint {
@@ -292,6 +294,7 @@ impl Tendermint {
             wants: None,
             round: 0,
             precommitted: false,
+            locked: None,
         }
     }
 
@@ -399,6 +402,7 @@ impl Tendermint {
             with: effect => self.effect(effect, keys, acts)
         );
         self.state = Some(state);
+        self.show_lock(acts);
         match result {
             Ok(()) => {}
             Err(consensus::Error::ReplayDivergence(kind, height, round)) => {
@@ -411,6 +415,19 @@ impl Tendermint {
                 // What a peer said does not fit what the core knows; it is as if it had not been said.
                 None => drop(error),
             },
+        }
+    }
+
+    /// Shows all validators why this node locked itself on a candidate: a liar may have let it alone see that there is a quorum for it, and
+    /// then the others would propose what this node must not vote for, until it is its turn. The core does so from its tenth round on.
+    fn show_lock(&mut self, acts: &mut Vec<Act>) {
+        let (Some((round, id)), Some(state)) = (self.locked.take(), &self.state) else { return };
+        if let Some(polka) = state.polka_certificate(round, &id) {
+            acts.push(say(&Said::Polka(polka.clone()), None));
+        }
+        let proposal = state.driver.proposal_and_validity_for_round_and_value(round, id);
+        if let Some((proposal, Validity::Valid)) = proposal {
+            acts.push(say(&Said::Proposal(proposal.clone()), Some(id.0)));
         }
     }
 
@@ -447,7 +464,13 @@ impl Tendermint {
                 resume.resume_with(())
             }
             Effect::PublishConsensusMsg(SignedConsensusMsg::Vote(vote), resume) => {
-                self.precommitted |= is_commitment(&vote.message);
+                if let (NilOrVal::Val(id), true) =
+                    (vote.message.value, is_commitment(&vote.message))
+                {
+                    self.precommitted = true;
+                    let is_first = vote.message.round == Round::ZERO;
+                    self.locked = (!is_first).then_some((vote.message.round, id));
+                }
                 acts.push(say(&Said::Vote(vote), None));
                 resume.resume_with(())
             }
