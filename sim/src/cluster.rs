@@ -50,6 +50,7 @@ use quorum::Votes;
 pub use quorum::{Control, QuorumSubject, Scenario};
 pub use report::ClusterReport;
 use streams::Streams;
+use subject::Crash;
 pub use subject::{Group, RaftSubject, Subject};
 use swarm::Swarm;
 use watched::Opens;
@@ -98,6 +99,7 @@ struct Cluster<'t> {
     term_of: Option<fn(Tag) -> Option<u64>>,
     /// What must hold of votes, where validators vote.
     votes: Option<Votes>,
+    crash: Option<Crash>,
     swarm: Swarm,
     now: Duration,
     queue: Queue,
@@ -131,7 +133,7 @@ struct Cluster<'t> {
 impl<'t> Cluster<'t> {
     fn new(subject: &dyn Subject, seed: u64, trace: Option<&'t mut dyn FnMut(&str)>) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let Group { opens, swarm, votes, term_of } = subject.draw(&mut rng);
+        let Group { opens, swarm, votes, crash, term_of } = subject.draw(&mut rng);
         let ids: Vec<_> = (1..).take(swarm.nodes).map(NodeId::new).collect();
         let founders = ids[..swarm.founders].to_vec();
         let machine = |id: &NodeId| Machine::new(*id, &mut rng, swarm.clock_ppm, &founders);
@@ -159,6 +161,7 @@ impl<'t> Cluster<'t> {
             streams: Streams::default(),
             operator,
             votes,
+            crash,
             clients,
             hints: HashMap::new(),
             calls: HashMap::new(),
@@ -470,6 +473,25 @@ impl<'t> Cluster<'t> {
             self.lost(call);
         }
         Ok(())
+    }
+
+    /// A node has done something that others may see, or its disk; true if its power has failed with that.
+    fn effect(&mut self, place: usize) -> Checked<bool> {
+        if !self.faults_on {
+            return Ok(false);
+        }
+        let machine = &mut self.machines[place];
+        machine.effects += 1;
+        let effects = machine.effects;
+        self.report.effects = self.report.effects.max(effects);
+        if !self.crash.is_some_and(|crash| crash.place == place && crash.at == effects) {
+            return Ok(false);
+        }
+        let keep = self.keep();
+        self.tell(|it| format!("{} loses its power, keeping {keep:?}", it.machines[place].id));
+        self.die(place, Some(keep))?;
+        self.restart_after(place, MS * 5, MS * 100);
+        Ok(true)
     }
 
     fn keep(&mut self) -> Keep {

@@ -28,4 +28,4 @@ pub use cluster::{
 };
 pub use oracle::Violation;
 pub use scenario::{Report, run};
-pub use sweep::{Sweep, sweep};
+pub use sweep::{Sweep, sweep, sweep_validators};

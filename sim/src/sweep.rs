@@ -1,7 +1,8 @@
-//! Cutting the power at every operation of the disk in a small workload.
+//! Cutting the power at every operation of the disk in a small workload, and at everything that a validator does in one.
 
 use quorate_storage::Keep;
 
+use crate::cluster::{QuorumSubject, run_cluster};
 use crate::oracle::Violation;
 use crate::scenario::{Plan, run_plan};
 
@@ -42,4 +43,30 @@ pub fn sweep(seed: u64, steps: u32) -> Result<Sweep, Violation> {
         }
     }
     Ok(Sweep { operations, runs })
+}
+
+/// Lives through a seed of four validators without any fault, and then once for every `stride`th effect of each of them, with its power
+/// failing right after it: a message that leaves, a block that is written, a sync that ends.
+///
+/// # Errors
+///
+/// The first violation, with the node and the effect.
+pub fn sweep_validators(seed: u64, stride: u64) -> Result<Sweep, Violation> {
+    let mut done = Sweep::default();
+    for place in 0..4 {
+        let operations = run_cluster(&QuorumSubject::crashing(place, 0), seed, None)?.effects;
+        done.operations = done.operations.max(operations);
+        for at in (1..=operations).step_by(stride.max(1) as usize) {
+            run_cluster(&QuorumSubject::crashing(place, at), seed, None).map_err(|violation| {
+                Violation {
+                    what: format!(
+                        "seed {seed}, power cut after effect {at} of n{}: {violation}",
+                        place + 1
+                    ),
+                }
+            })?;
+            done.runs += 1;
+        }
+    }
+    Ok(done)
 }

@@ -1,6 +1,9 @@
 //! Seeds and sweeps within a test run's budget; `QUORATE_TEST_BUDGET=long` multiplies it by ten.
 
-use quorate_sim::{ClusterReport, RaftSubject, run, run_cluster, sweep};
+use quorate_sim::{
+    ClusterReport, Control, QuorumSubject, RaftSubject, Scenario, run, run_cluster, sweep,
+    sweep_validators,
+};
 
 fn budget(short: u64) -> u64 {
     match std::env::var("QUORATE_TEST_BUDGET").as_deref() {
@@ -98,4 +101,96 @@ fn the_power_may_fail_at_every_operation_of_the_disk() {
         println!("seed {seed}: {} operations, {} power cuts", done.operations, done.runs);
         assert!(done.operations > 50, "the workload hardly touches the disk");
     }
+}
+
+fn validators_live_through(scenario: Scenario, seed: u64) -> ClusterReport {
+    let name = scenario.name();
+    run_cluster(&QuorumSubject::new(Some(scenario)), seed, None).unwrap_or_else(|violation| {
+        panic!(
+            "{name}, seed {seed}: {violation}\nreplay it: cargo run --release -p quorate-sim -- --driver quorum --scenario {name} --seed {seed} --trace"
+        )
+    })
+}
+
+#[test]
+fn no_scenario_of_validators_shows_a_violation() {
+    let mut total = ClusterReport::default();
+    for scenario in Scenario::ALL {
+        for seed in 0..budget(3) {
+            total.add(&validators_live_through(*scenario, seed));
+        }
+    }
+    assert!(total.frames > 2500, "only {} frames were accepted", total.frames);
+    assert!(total.faults > 100, "only {} faults came", total.faults);
+    assert!(total.evidence > 0, "nobody was found to lie");
+    assert!(total.refused > 100, "only {} changed certificates were refused", total.refused);
+    assert!(total.wipes > 0, "no disk was lost");
+}
+
+#[test]
+fn validators_always_live_the_same_life() {
+    for scenario in [Scenario::Swarm, Scenario::Twins, Scenario::Flood] {
+        for seed in 0..budget(1) {
+            let life = || validators_live_through(scenario, seed);
+            assert_eq!(life(), life(), "{} {seed}", scenario.name());
+        }
+    }
+}
+
+/// Seeds of validators that once showed a violation, and what it was.
+#[test]
+fn seeds_of_validators_that_found_something_stay_clean() {
+    for (scenario, seed, found) in [
+        (Scenario::Swarm, 1, "a vote left in a certificate before it was durable"),
+        (Scenario::LyingPeer, 5, "the same"),
+        (
+            Scenario::HiddenLock,
+            3,
+            "a lock that one node alone knew of delayed a decision to round 10",
+        ),
+        (Scenario::Equivocation, 1, "the same"),
+        (Scenario::Twins, 0, "the same"),
+    ] {
+        println!("{}, seed {seed}: {found}", scenario.name());
+        validators_live_through(scenario, seed);
+    }
+}
+
+#[test]
+fn the_power_of_a_validator_may_fail_at_all_that_it_does() {
+    let stride = if budget(1) > 1 { 1 } else { 17 };
+    let done = sweep_validators(0, stride).unwrap_or_else(|violation| panic!("{violation}"));
+    println!("{} effects of a node, {} power cuts", done.operations, done.runs);
+    assert!(done.operations > 50, "the workload hardly does anything");
+}
+
+/// The judge must notice what is broken on purpose, and say this of it.
+fn is_caught(scenario: Scenario, control: Control, words: &str) {
+    let found = (0..200).find_map(|seed| {
+        let violation = run_cluster(&QuorumSubject::broken(scenario, control), seed, None).err();
+        let said = violation?.to_string();
+        said.contains(words).then_some((seed, said))
+    });
+    let (seed, said) = found.unwrap_or_else(|| panic!("{control:?}: no seed showed it"));
+    println!("{control:?}, seed {seed}: {said}");
+}
+
+#[test]
+fn more_liars_than_may_be_are_noticed() {
+    is_caught(Scenario::Twins, Control::TooManyLiars, "decided another entry");
+}
+
+#[test]
+fn a_lost_journal_is_noticed() {
+    is_caught(Scenario::Blackouts, Control::NoJournal, "votes twice");
+}
+
+#[test]
+fn candidates_that_are_lost_are_noticed() {
+    is_caught(Scenario::Blackouts, Control::NoBodies, "whose batch");
+}
+
+#[test]
+fn what_does_not_wait_for_the_disk_is_noticed() {
+    is_caught(Scenario::Blackouts, Control::NoFlush, "that is not durable");
 }

@@ -13,8 +13,6 @@
 //!    what it has said.
 //! 3. What another node says is believed as far as it is signed by a quorum, and no further.
 
-#[cfg(test)]
-mod adversaries;
 mod codec;
 mod config;
 mod engine;

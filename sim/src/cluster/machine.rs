@@ -74,6 +74,8 @@ pub(super) struct Machine {
     pub(super) rotten: bool,
     /// It was broken for ever.
     pub(super) gone: bool,
+    /// How much it has done that others may see, or its disk.
+    pub(super) effects: u64,
     /// A start failed so often in a row.
     pub(super) failed_starts: u32,
 }
@@ -117,6 +119,7 @@ impl Machine {
             wiped: false,
             rotten: false,
             gone: false,
+            effects: 0,
             failed_starts: 0,
         }
     }

@@ -11,7 +11,7 @@ use quorate_driver_quorum::{QuorumConfig, QuorumDriver, Setup};
 use quorate_replicator::NodeId;
 
 use super::MS;
-use super::subject::{Group, Subject};
+use super::subject::{Crash, Group, Subject};
 use super::swarm::{Kind, Swarm};
 use super::watched::Opener;
 pub(super) use liar::{Liar, Lies};
@@ -129,17 +129,25 @@ pub enum Control {
 pub struct QuorumSubject {
     scenario: Option<Scenario>,
     control: Control,
+    crash: Option<Crash>,
 }
 
 impl QuorumSubject {
     /// With this scenario, or one that the seed chooses.
     pub const fn new(scenario: Option<Scenario>) -> Self {
-        Self { scenario, control: Control::None }
+        Self { scenario, control: Control::None, crash: None }
     }
 
     /// With something broken on purpose.
     pub const fn broken(scenario: Scenario, control: Control) -> Self {
-        Self { scenario: Some(scenario), control }
+        Self { scenario: Some(scenario), control, crash: None }
+    }
+
+    /// Four validators for a short while, of which nobody lies; the power of the one at this place fails after so many of its effects,
+    /// and nothing else goes wrong.
+    pub const fn crashing(place: usize, at: u64) -> Self {
+        let (scenario, crash) = (Some(Scenario::Blackouts), Some(Crash { place, at }));
+        Self { scenario, control: Control::None, crash }
     }
 }
 
@@ -149,10 +157,13 @@ impl Subject for QuorumSubject {
         let scenario = self.scenario.unwrap_or(any);
         let (mut swarm, _) = Swarm::draw(rng);
         let model = match rng.u8(..4) {
-            0 if !scenario.has_liars() && self.control == Control::None => FaultModel::Crash,
+            0 if !scenario.has_liars() && self.control == Control::None && self.crash.is_none() => {
+                FaultModel::Crash
+            }
             _ => FaultModel::Byzantine,
         };
         let nodes = match (scenario, model) {
+            _ if self.crash.is_some() => 4,
             (Scenario::Swarm | Scenario::Blackouts, _) => [1, 2, 3, 4, 4, 5, 7][rng.usize(..7)],
             (_, FaultModel::Crash) => [3, 3, 5, 7][rng.usize(..4)],
             _ => [4, 4, 4, 5, 7][rng.usize(..5)],
@@ -175,6 +186,10 @@ impl Subject for QuorumSubject {
         tune(scenario, rng, &mut swarm, nodes as usize, losses);
         let twins = if scenario == Scenario::Twins { liars.len() } else { 0 };
         swarm.nodes = nodes as usize + twins;
+        if self.crash.is_some() {
+            swarm.kinds.clear();
+            (swarm.live, swarm.think, swarm.last_blackout) = (MS * 400, MS * 40, false);
+        }
         swarm.stays_broken = (tolerated - liars.len()).min(if losses > 0 { 0 } else { 3 });
         swarm.heals_majority_only &= swarm.stays_broken > 0;
 
@@ -207,7 +222,13 @@ impl Subject for QuorumSubject {
         };
         let votes = Votes::new(scenario, self.control, genesis, ids, liars, losses);
         let opener = Opener::of_votes(driver, config, lies);
-        Group { opens: Box::new(opener), swarm, term_of: None, votes: Some(votes) }
+        Group {
+            opens: Box::new(opener),
+            swarm,
+            term_of: None,
+            votes: Some(votes),
+            crash: self.crash,
+        }
     }
 }
 

@@ -42,6 +42,8 @@ pub struct ClusterReport {
     pub latest_round: u64,
     /// Changed certificates that were refused.
     pub refused: u64,
+    /// The most that one node did that others may see, or its disk, while anything may fail.
+    pub effects: u64,
     /// Virtual time, in milliseconds.
     pub virtual_ms: u64,
     /// Virtual time from healing to convergence, in thousandths of the election timeout.
@@ -72,6 +74,7 @@ impl ClusterReport {
         self.evidence += other.evidence;
         self.latest_round = self.latest_round.max(other.latest_round);
         self.refused += other.refused;
+        self.effects = self.effects.max(other.effects);
         self.virtual_ms += other.virtual_ms;
         self.converged_permille = self.converged_permille.max(other.converged_permille);
         self.events ^= other.events;

@@ -14,8 +14,17 @@ pub struct Group {
     pub(super) swarm: Swarm,
     /// What must hold of votes, where validators vote.
     pub(super) votes: Option<Votes>,
+    /// When the power of one node fails, at one of the things that it does.
+    pub(super) crash: Option<Crash>,
     /// In which term an entry was proposed first, where leaders count copies of their own term only.
     pub(super) term_of: Option<fn(Tag) -> Option<u64>>,
+}
+
+/// The power of one node fails after the effect of this number: a message that leaves, or half a write of its log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Crash {
+    pub(super) place: usize,
+    pub(super) at: u64,
 }
 
 /// A driver to be simulated.
@@ -41,6 +50,7 @@ impl Subject for RaftSubject {
             opens: Box::new(Opener::of_terms(RaftDriver, config)),
             swarm,
             votes: None,
+            crash: None,
             term_of: Some(|tag| tag.0.first_chunk().map(|term| u64::from_be_bytes(*term))),
         }
     }

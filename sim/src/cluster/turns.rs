@@ -37,7 +37,7 @@ impl Cluster<'_> {
             }
         }
         self.ship(place)?;
-        self.arm(place);
+        self.arm(place)?;
         self.judge(place)
     }
 
@@ -192,6 +192,9 @@ impl Cluster<'_> {
             for to in to {
                 self.send(place, to, channel, &bytes);
             }
+            if self.effect(place)? {
+                return Ok(());
+            }
         }
         for (to, index, head) in snapshots {
             self.begin_stream(place, to, index, head);
@@ -289,10 +292,10 @@ impl Cluster<'_> {
     }
 
     /// Plans what the disk and the clock owe a node.
-    pub(super) fn arm(&mut self, place: usize) {
+    pub(super) fn arm(&mut self, place: usize) -> Checked {
         let (now, life) = (self.now, self.machines[place].life);
         let local = self.machines[place].local(now);
-        let Some(node) = &mut self.machines[place].node else { return };
+        let Some(node) = &mut self.machines[place].node else { return Ok(()) };
         let begun = node.begin_commit();
         let full = node.is_full();
         let (job, fetch) = (node.has_job(), node.has_fetch());
@@ -301,6 +304,9 @@ impl Cluster<'_> {
             self.machines[place].syncing = true;
             let time = self.disk_time(place);
             self.plan(time, Event::Synced { place, life });
+            if self.effect(place)? {
+                return Ok(());
+            }
         } else if full && !std::mem::replace(&mut self.machines[place].retrying, true) {
             self.plan(MS * 20, Event::LogRetry { place, life });
         }
@@ -327,11 +333,15 @@ impl Cluster<'_> {
                 self.queue.push(at, Event::Wake { place, life });
             }
         }
+        Ok(())
     }
 
     pub(super) fn synced(&mut self, place: usize, life: u32) -> Checked {
         if self.is_of(place, life) {
             self.machines[place].syncing = false;
+            if self.effect(place)? {
+                return Ok(());
+            }
         }
         self.with(place, life, |node, _| {
             node.end_commit();
