@@ -88,32 +88,51 @@ fn hash_node(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
 /// The root of a tree; one that is left over in a row goes up as it is. No leaves have zeros.
 fn root(mut row: Vec<[u8; 32]>) -> [u8; 32] {
     while row.len() > 1 {
-        row = row
-            .chunks(2)
-            .map(|pair| match pair {
-                [left, right] => hash_node(left, right),
-                [alone] => *alone,
-                _ => [0; 32],
-            })
-            .collect();
+        row = row_above(&row);
     }
     row.first().copied().unwrap_or([0; 32])
 }
 
-/// What stands beside the leaf at `place` on its way up.
-fn path(mut row: Vec<[u8; 32]>, mut place: usize) -> Vec<[u8; 32]> {
-    let mut path = Vec::new();
-    while row.len() > 1 {
-        path.extend(row.get(place ^ 1));
-        let next = row.chunks(2).map(|pair| match pair {
-            [left, right] => hash_node(left, right),
-            [alone] => *alone,
-            _ => [0; 32],
-        });
-        row = next.collect();
-        place /= 2;
+fn row_above(row: &[[u8; 32]]) -> Vec<[u8; 32]> {
+    let above = row.chunks(2).map(|pair| match pair {
+        [left, right] => hash_node(left, right),
+        [alone] => *alone,
+        _ => [0; 32],
+    });
+    above.collect()
+}
+
+/// A tree with all of its rows, so that the way up from any leaf is only looked up.
+#[derive(Clone, Debug)]
+struct Tree {
+    leaves: Vec<Bytes>,
+    /// From the hashes of the leaves to the row below the root.
+    rows: Vec<Vec<[u8; 32]>>,
+}
+
+impl Tree {
+    fn new(leaves: Vec<Bytes>) -> Self {
+        let mut rows = Vec::new();
+        let mut row: Vec<_> = leaves.iter().map(|leaf| hash_leaf(leaf)).collect();
+        while row.len() > 1 {
+            let above = row_above(&row);
+            rows.push(row);
+            row = above;
+        }
+        Self { leaves, rows }
     }
-    path
+
+    /// The leaf at `place`, and what stands beside it on its way up.
+    fn leaf(&self, place: u32) -> Option<Leaf> {
+        let mut at = usize::try_from(place).ok()?;
+        let bytes = self.leaves.get(at)?.clone();
+        let mut path = Vec::with_capacity(self.rows.len());
+        for row in &self.rows {
+            path.extend(row.get(at ^ 1));
+            at /= 2;
+        }
+        Some(Leaf { count: u32::try_from(self.leaves.len()).ok()?, place, bytes, path })
+    }
 }
 
 /// The root above a leaf, if `path` has what stands beside it and no more.
@@ -304,6 +323,38 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Shows any frame of one batch. The batch is hashed once, and a proof costs no more than what is in it.
+#[derive(Clone, Debug)]
+pub struct FrameProofs {
+    front: Bytes,
+    middle: Bytes,
+    shards: Tree,
+    frames: Tree,
+}
+
+impl FrameProofs {
+    /// The proofs of a batch; none if the bytes are not one.
+    pub fn new(body: &Bytes) -> Option<Self> {
+        let parts = Parts::of(body)?;
+        let tree =
+            |leaves: &[&[u8]]| Tree::new(leaves.iter().map(|it| body.slice_ref(it)).collect());
+        Some(Self {
+            front: body.slice_ref(parts.front),
+            middle: body.slice_ref(parts.middle),
+            shards: tree(&parts.shards),
+            frames: tree(&parts.frames),
+        })
+    }
+
+    /// The proof of the frame in this slot; none if there is no such frame.
+    pub fn proof(&self, slot: u32) -> Option<FrameProof> {
+        let frames = self.frames.leaf(slot)?;
+        let shard = Cursor { bytes: &frames.bytes, at: 0 }.frame()?.shard;
+        let shards = self.shards.leaf(u32::try_from(shard).ok()?)?;
+        Some(FrameProof { front: self.front.clone(), middle: self.middle.clone(), shards, frames })
+    }
+}
+
 /// Shows one frame of a batch to somebody who has the batch's header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrameProof {
@@ -332,26 +383,10 @@ const PATH_MAX: usize = ELEMENTS_MAX.ilog2() as usize;
 const WHAT: &str = "proof of a frame";
 
 impl FrameProof {
-    /// The proof of the frame in this slot of a batch; none if there is no such frame.
+    /// The proof of the frame in this slot of a batch; none if there is no such frame. Who shows several frames of a batch makes
+    /// [`FrameProofs`].
     pub fn new(body: &Bytes, slot: u32) -> Option<Self> {
-        let parts = Parts::of(body)?;
-        let leaf = |leaves: &[&[u8]], place: u32| {
-            let index = usize::try_from(place).ok()?;
-            Some(Leaf {
-                count: u32::try_from(leaves.len()).ok()?,
-                place,
-                bytes: body.slice_ref(leaves.get(index)?),
-                path: path(leaves.iter().map(|leaf| hash_leaf(leaf)).collect(), index),
-            })
-        };
-        let frames = leaf(&parts.frames, slot)?;
-        let shard = Cursor { bytes: &frames.bytes, at: 0 }.frame()?.shard;
-        Some(Self {
-            front: body.slice_ref(parts.front),
-            middle: body.slice_ref(parts.middle),
-            shards: leaf(&parts.shards, u32::try_from(shard).ok()?)?,
-            frames,
-        })
+        FrameProofs::new(body)?.proof(slot)
     }
 
     /// The frame, if the batch whose header has `body` as its hash has it.
@@ -468,8 +503,10 @@ mod tests {
                 .collect();
             let body = batch(&["a/0", "a/1", "a/2"], &frames);
             let hash = hash_of(&body);
+            let proofs = FrameProofs::new(&body).unwrap();
             for slot in 0..count {
-                let proof = FrameProof::new(&body, slot as u32).unwrap();
+                let proof = proofs.proof(slot as u32).unwrap();
+                assert_eq!(FrameProof::new(&body, slot as u32).as_ref(), Some(&proof));
                 let bytes = Bytes::from(proof.encode());
                 assert!(bytes.len() < 1000, "{} bytes", bytes.len());
                 let proof = FrameProof::decode(&bytes).unwrap();
@@ -483,7 +520,7 @@ mod tests {
                 };
                 assert_eq!(proof.verify(&hash), Ok(frame));
             }
-            assert_eq!(FrameProof::new(&body, count as u32), None);
+            assert_eq!(proofs.proof(count as u32), None);
         }
     }
 

@@ -59,7 +59,7 @@ mod validator_history;
 mod vote;
 
 pub use audit::{Audit, AuditError, Audited};
-pub use body::{FrameProof, ProvenFrame, body_hash, frames_of};
+pub use body::{FrameProof, FrameProofs, ProvenFrame, body_hash, frames_of};
 pub use certificate::{
     Certificate, CertificateError, verify_certificate, verify_header, verify_header_by,
     verify_signatures,

@@ -89,19 +89,34 @@ impl DecidedFrame {
         batch: Decided<'_>,
         slot: u32,
     ) -> Option<Self> {
-        let changes = changes.into_iter().map(|decided| Block {
+        let frame = FrameProof::new(&Bytes::copy_from_slice(batch.body), slot)?;
+        let changes: Vec<_> = changes.into_iter().collect();
+        let (header, certificate) = (batch.header, batch.certificate);
+        Some(Self::with_frame(genesis, group, &changes, (header, certificate), frame))
+    }
+
+    /// The same of a frame that is shown already, by somebody who does not have the batch. `batch`: its encoded header and certificate.
+    pub fn with_frame(
+        genesis: &Genesis,
+        group: u32,
+        changes: &[Decided<'_>],
+        batch: (&[u8], &[u8]),
+        frame: FrameProof,
+    ) -> Self {
+        let changes = changes.iter().map(|decided| Block {
             header: Bytes::copy_from_slice(decided.header),
             certificate: Bytes::copy_from_slice(decided.certificate),
             body: Bytes::copy_from_slice(decided.body),
         });
-        Some(Self {
+        let (header, certificate) = batch;
+        Self {
             genesis: genesis.clone(),
             group,
             changes: changes.collect(),
-            header: Bytes::copy_from_slice(batch.header),
-            certificate: Bytes::copy_from_slice(batch.certificate),
-            frame: FrameProof::new(&Bytes::copy_from_slice(batch.body), slot)?,
-        })
+            header: Bytes::copy_from_slice(header),
+            certificate: Bytes::copy_from_slice(certificate),
+            frame,
+        }
     }
 
     /// What it shows. `genesis`: that of the cluster, from somebody who is trusted; without one, its own is taken.
