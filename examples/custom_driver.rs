@@ -48,7 +48,7 @@ fn chain(before: Tag, index: Index, body: &Body) -> Tag {
 fn delivery(after: Seq, entry: Entry) -> Delivery {
     // The mark comes back with a checkpoint, so that the chain goes on when the log before it is trimmed.
     let mark = Bytes::copy_from_slice(&entry.tag.0);
-    Delivery { after, what: Deliver::Batch { entry, mark } }
+    Delivery { after, what: Deliver::Batch { entry, mark, proof: Bytes::new() } }
 }
 
 impl EngineDriver for Chained {

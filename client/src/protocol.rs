@@ -249,7 +249,8 @@ mod tests {
     fn a_long_answer_comes_in_parts() {
         let reply = Reply::Known(vec![9; 3 * PART_BYTES].into());
         let position = Position::origin(GroupId::new(0));
-        let sent: Result<Decision, ProposeError> = Ok(Decision::Accept(Commit { position, reply }));
+        let sent: Result<Decision, ProposeError> =
+            Ok(Decision::Accept(Commit { position, reply, proof: None }));
         let messages = answer(5, &sent);
         assert_eq!(messages.len(), 4);
         let mut parts = Parts::default();

@@ -121,7 +121,7 @@ fn frame() -> Frame {
 
 fn accepted() -> Decision {
     let position = Position { index: 7, ..Position::origin(GroupId::new(0)) };
-    Decision::Accept(Commit { position, reply: Reply::Known("done".into()) })
+    Decision::Accept(Commit { position, reply: Reply::Known("done".into()), proof: None })
 }
 
 /// Proposes a frame to n1, which does as `first` says, and then to n2, if n1 swallowed it and was lost.

@@ -45,6 +45,7 @@ use crate::engine::{
 use crate::forwarding::{self, Incoming};
 use crate::log_clock::LogClock;
 use crate::pool::Pool;
+use crate::proved::Proved;
 use crate::reach::MemberList;
 use crate::reads::Reads;
 use crate::state::GroupState;
@@ -134,6 +135,7 @@ pub struct HostCore<C: Callers> {
     reads: Reads<C>,
     subscriptions: Subscriptions,
     compaction: Compaction,
+    proved: Proved,
     clock: LogClock,
     encoder: BatchEncoder,
     /// Every write up to here is on stable storage.
@@ -245,6 +247,7 @@ impl<C: Callers> HostCore<C> {
             reads: Reads::new(),
             subscriptions: Subscriptions::new(config.group),
             compaction: Compaction::new(config.checkpoint, config.retain, applied, log_first, now),
+            proved: Proved::default(),
             clock: LogClock::new(state.log_time(), now),
             encoder: BatchEncoder::default(),
             durable: 0,

@@ -35,7 +35,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_replicator::{AdminError, GroupId, Member, MemberChange, NodeId, PeerStatus, Role};
+use quorate_replicator::{
+    AdminError, DecidedBatch, GroupId, Member, MemberChange, NodeId, PeerStatus, Role,
+};
 use quorate_storage::{Body, Entry, Index, Record, Seq, Tag};
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +71,13 @@ pub trait Engine: fmt::Debug + Send {
     /// Who proposes, if known. Asked in every turn, where [`status`](Self::status) is asked now and then.
     fn proposer(&self) -> Option<NodeId> {
         self.status().proposer
+    }
+
+    /// The decided batches after `after` that changed the members, in their order: whoever verifies a later batch needs them. None of an
+    /// engine without proofs.
+    fn member_batches(&self, after: Index) -> Vec<DecidedBatch> {
+        let _ = after;
+        Vec::new()
     }
 
     /// What the engine knows of its group. Asked now and then.
@@ -347,6 +356,8 @@ pub enum Deliver {
         entry: Entry,
         /// The engine's words to be kept in a checkpoint at this index.
         mark: Bytes,
+        /// What proves to others that it was decided, as in [`Record::Decide`]; empty from an engine that believes its peers.
+        proof: Bytes,
     },
     /// A staged snapshot takes the place of the state.
     Install {

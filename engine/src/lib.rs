@@ -20,6 +20,7 @@ mod history;
 mod liveness;
 mod log_clock;
 mod pool;
+mod proved;
 mod reach;
 mod reads;
 mod sessions;
@@ -40,6 +41,7 @@ pub use effects::{CheckpointJob, Effects, Fetch, FetchFor, Fetched, Sent};
 pub use history::PayloadHash;
 pub use liveness::Liveness;
 pub use pool::HashedFrame;
+pub use proved::ProvedBatch;
 pub use reach::{MemberList, Reach};
 pub use sessions::SessionLimits;
 #[doc(hidden)]

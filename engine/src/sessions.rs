@@ -253,6 +253,7 @@ impl Sessions {
                 return Lookup::Decided(Decision::Accept(Commit {
                     position: session.opened.in_group(group),
                     reply: Reply::Known(Bytes::new()),
+                    proof: None,
                 }));
             }
             FrameId::CLOSE => return Lookup::Undecided,
@@ -270,6 +271,7 @@ impl Sessions {
             Outcome::Accepted(reply) => Decision::Accept(Commit {
                 position: decided.place.in_group(group),
                 reply: reply.clone(),
+                proof: None,
             }),
             Outcome::Rejected(rejection) => Decision::Reject(rejection.clone()),
         })

@@ -270,6 +270,7 @@ impl GroupState {
                     Ok(Decision::Accept(Commit {
                         position: position(slot),
                         reply: Reply::Known(reply.clone()),
+                        proof: None,
                     }))
                 }
                 Verdict::Session => match self.sessions.lookup(self.group, *id, None) {
@@ -278,6 +279,7 @@ impl GroupState {
                     Lookup::Undecided | Lookup::Ended => Ok(Decision::Accept(Commit {
                         position: position(slot),
                         reply: Reply::Known(Bytes::new()),
+                        proof: None,
                     })),
                 },
                 Verdict::Rejected(rejection) => Ok(Decision::Reject(rejection.clone())),

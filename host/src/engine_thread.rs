@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use quorate_engine::engine::{Admin, Input, LogWrite};
 use quorate_engine::{
-    Answer, Effects, FetchFor, Fetched, HashedFrame, HostCore, MemberList, Packet,
+    Answer, Effects, FetchFor, Fetched, HashedFrame, HostCore, MemberList, Packet, ProvedBatch,
     RecoveredCheckpoint, SubscriptionId, panic_words,
 };
 use quorate_replicator::{
-    AdminError, Clock, Consistency, Cursor, FrameId, NodeId, ProposeError, Scope,
+    AdminError, Clock, Consistency, Cursor, DecidedBatch, FrameId, NodeId, ProposeError, ReadError,
+    Scope,
 };
 use quorate_storage::{Group, Index, LogError, Record, Seq};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -72,6 +73,8 @@ pub(crate) enum ForGroup {
     Decision(FrameId, Duration, oneshot::Sender<DecisionAnswer>),
     Subscribe(Scope, Cursor, Subscriber),
     Admin(Admin, Duration, oneshot::Sender<AdminAnswer>),
+    Decided(Index, oneshot::Sender<Result<ProvedBatch, ReadError>>),
+    MemberBatches(Index, oneshot::Sender<Result<Vec<DecidedBatch>, ReadError>>),
     Handled(SubscriptionId),
     Unsubscribe(SubscriptionId),
     Durable(Seq),
@@ -300,6 +303,9 @@ impl EngineThread {
             ForGroup::Decision(id, deadline, who) => core.decision(id, deadline, who, effects),
             ForGroup::Subscribe(scope, from, who) => core.subscribe(scope, &from, who, effects),
             ForGroup::Admin(admin, deadline, who) => core.admin(admin, deadline, who, effects),
+            // Whoever does not wait any more has dropped the other half.
+            ForGroup::Decided(index, who) => drop(who.send(Ok(core.decided(index)))),
+            ForGroup::MemberBatches(after, who) => drop(who.send(Ok(core.member_batches(after)))),
             ForGroup::Handled(id) => core.handled(id),
             ForGroup::Unsubscribe(id) => {
                 subscribers.remove(&id);

@@ -23,6 +23,7 @@ mod listeners;
 mod network;
 mod node;
 mod pinned;
+mod proved;
 mod shared;
 mod snapshots;
 mod subscriber;

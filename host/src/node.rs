@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use quorate_engine::engine::{Admin, EngineDriver};
-use quorate_engine::{HashedFrame, HostCore, RecoveredCheckpoint, Start, checkpoint_position};
-use quorate_replicator::{
-    AdminError, Clock, CloseError, Consistency, Cursor, Decision, Durability, Env, EventStream,
-    Frame, FrameId, GroupId, Handler, Health, MemberChange, NodeId, OpenError, PeerState,
-    PeerStatus, Pinned, Position, ProposeError, ReadError, Replicator, Resource, Scope, ShardKey,
-    StateMachine, Status, SubscribeError, Subscription, Transport,
+use quorate_engine::{
+    HashedFrame, HostCore, ProvedBatch, RecoveredCheckpoint, Start, checkpoint_position,
 };
-use quorate_storage::{CheckpointStore, DataMode};
+use quorate_replicator::{
+    AdminError, Clock, CloseError, Consistency, Cursor, DecidedBatch, Decision, Durability, Env,
+    EventStream, Frame, FrameId, GroupId, Handler, Health, MemberChange, NodeId, OpenError,
+    PeerState, PeerStatus, Pinned, Position, ProposeError, ReadError, Replicator, Resource, Scope,
+    ShardKey, StateMachine, Status, SubscribeError, Subscription, Transport,
+};
+use quorate_storage::{CheckpointStore, DataMode, LogReader};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,6 +25,7 @@ use crate::files::{self, Files};
 use crate::inbox::{Inbox, Refused};
 use crate::network::Network;
 use crate::pinned::HostPinned;
+use crate::proved;
 use crate::shared::Shared;
 use crate::snapshots::{OnSnapshot, Snapshots};
 use crate::subscriber::{self, Control};
@@ -43,6 +46,7 @@ pub(crate) struct HostNode {
     checkpoints: Vec<Weak<CheckpointStore>>,
     transport: Option<Arc<dyn Transport>>,
     snapshots: Option<Arc<Snapshots>>,
+    reader: LogReader,
     /// Where subscribers' tasks run.
     runtime: Handle,
 }
@@ -126,6 +130,7 @@ impl HostNode {
             .map_err(thread_failed)?;
         let fetches =
             workers::fetches(reader.clone(), Arc::clone(&inbox)).map_err(thread_failed)?;
+        let proofs = reader.clone();
         let mut checkpoints = Vec::new();
         let mut writer = None;
         if keeps_checkpoints {
@@ -167,6 +172,7 @@ impl HostNode {
             checkpoints,
             transport: env.transport,
             snapshots,
+            reader: proofs,
             runtime,
         })
     }
@@ -174,6 +180,15 @@ impl HostNode {
     /// The place of the group of `shard`.
     fn place(&self, shard: &ShardKey) -> usize {
         GroupId::of(shard, self.groups).number() as usize
+    }
+
+    /// The place of a group that somebody named.
+    fn existing(&self, group: GroupId) -> Result<usize, ReadError> {
+        if group.number() < self.groups {
+            return Ok(group.number() as usize);
+        }
+        let reason = format!("there is no {group}; groups are numbered below {}", self.groups);
+        Err(ReadError::NoProof { reason })
     }
 
     fn deadline(&self, within: Duration) -> Duration {
@@ -368,6 +383,33 @@ impl Replicator for HostNode {
         let mut status = Status::new(self.node, self.driver, self.durability, health);
         status.groups = groups;
         status
+    }
+
+    async fn decided(&self, group: GroupId, index: u64) -> Result<DecidedBatch, ReadError> {
+        let place = self.existing(group)?;
+        let refused = |refused| self.read_refused(refused);
+        let ask = |who| ForGroup::Decided(index, who);
+        match self.ask(place, ask, refused, ReadError::Closed).await? {
+            ProvedBatch::Here(batch) => Ok(batch),
+            ProvedBatch::Nothing(reason) => Err(ReadError::NoProof { reason }),
+            ProvedBatch::InLog => {
+                let reader = self.reader.clone();
+                // Reading may wait for the disk.
+                let read = self.runtime.spawn_blocking(move || proved::read(&reader, group, index));
+                read.await.unwrap_or(Err(ReadError::Closed))
+            }
+        }
+    }
+
+    async fn member_batches(
+        &self,
+        group: GroupId,
+        after: u64,
+    ) -> Result<Vec<DecidedBatch>, ReadError> {
+        let place = self.existing(group)?;
+        let refused = |refused| self.read_refused(refused);
+        let ask = |who| ForGroup::MemberBatches(after, who);
+        self.ask(place, ask, refused, ReadError::Closed).await
     }
 
     async fn change_members(

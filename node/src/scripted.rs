@@ -79,7 +79,7 @@ impl State {
             slot: 0,
         };
         let reply = Reply::Forgotten;
-        Decision::Accept(Commit { position, reply })
+        Decision::Accept(Commit { position, reply, proof: None })
     }
 }
 

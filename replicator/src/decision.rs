@@ -36,14 +36,27 @@ impl Decision {
     }
 }
 
-/// Where an accepted frame stands and what the state machine answered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Where an accepted frame stands and what the state machine answered. Two are equal if these are: nodes have different proofs of the
+/// same decision.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Commit {
     /// The place of the first acceptance; a repetition is told the same place.
     pub position: Position,
     /// The state machine's words.
     pub reply: Reply,
+    /// That the frame was decided at its position, as `quorate audit FILE` verifies it. From a client that asks for proofs,
+    /// which has verified it; a node in this process is believed without. It does not prove the reply.
+    #[serde(default)]
+    pub proof: Option<Bytes>,
 }
+
+impl PartialEq for Commit {
+    fn eq(&self, other: &Self) -> bool {
+        (self.position, &self.reply) == (other.position, &other.reply)
+    }
+}
+
+impl Eq for Commit {}
 
 /// The state machine's answer to an accepted frame. Its own refusals (a compare that failed) travel here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +77,19 @@ impl Reply {
             Self::Forgotten => None,
         }
     }
+}
+
+/// A decided batch as a node keeps it, with what proves to others that it was decided. What the bytes are is the driver's matter;
+/// those of driver `quorum` are verified by `quorate-certificate`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::exhaustive_structs, reason = "three encodings, whatever the driver")]
+pub struct DecidedBatch {
+    /// What the batch says about itself.
+    pub head: Bytes,
+    /// What it carries.
+    pub body: Bytes,
+    /// The proof.
+    pub proof: Bytes,
 }
 
 /// Why a frame was decided as rejected. Final, and the same on all nodes.

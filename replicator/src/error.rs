@@ -162,6 +162,12 @@ pub enum ReadError {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// What was decided at this index cannot be proved here.
+    #[error("there is no proof of what was decided: {reason}")]
+    NoProof {
+        /// Why not.
+        reason: String,
+    },
     /// The decision of this frame is not kept any more: its session has ended or has settled it.
     #[error("the session has ended or has settled this serial; its decision is not kept any more")]
     Forgotten,

@@ -47,7 +47,7 @@ pub use bytes::Bytes;
 
 pub use clock::{Clock, LogTime, MonotonicClock};
 pub use consistency::Consistency;
-pub use decision::{Commit, Decision, Rejection, Reply};
+pub use decision::{Commit, DecidedBatch, Decision, Rejection, Reply};
 pub use driver::{Driver, Env, Registry, RegistryError, Unregistered};
 pub use error::{
     AdminError, CloseError, HandlerError, OpenError, ProposeError, ReadError, Resource,

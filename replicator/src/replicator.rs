@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use futures_core::Stream;
 
 use crate::{
-    Accepted, AdminError, CloseError, Consistency, Cursor, Decision, EventStream, Frame, FrameId,
-    GroupId, Handler, HandlerError, MemberChange, NodeId, Pinned, Position, ProposeError,
-    ReadError, Scope, ShardKey, Status, SubscribeError, Subscription,
+    Accepted, AdminError, CloseError, Consistency, Cursor, DecidedBatch, Decision, EventStream,
+    Frame, FrameId, GroupId, Handler, HandlerError, MemberChange, NodeId, Pinned, Position,
+    ProposeError, ReadError, Scope, ShardKey, Status, SubscribeError, Subscription,
 };
 
 /// Decides frames, applies them, and tells who wants to know. One value serves one node.
@@ -138,6 +138,42 @@ pub trait Replicator: fmt::Debug + Send + Sync + 'static {
 
     /// What this node knows of itself now; never blocks on the group.
     fn status(&self) -> Status;
+
+    /// The batch that was decided at an index of a group, with what proves that to somebody who does not believe this node. Indexes are
+    /// those of [`Position`]s.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::NoProof`] if its driver has none, or the batch is not decided here yet, or no longer in the log.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it has no effect.
+    async fn decided(&self, group: GroupId, index: u64) -> Result<DecidedBatch, ReadError> {
+        let _ = (group, index);
+        let reason = format!("driver {} has no proofs", self.status().driver);
+        Err(ReadError::NoProof { reason })
+    }
+
+    /// The decided batches of a group after the index `after` that changed its members, in their order: whoever verifies a later batch
+    /// needs them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`decided`](Self::decided).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it has no effect.
+    async fn member_batches(
+        &self,
+        group: GroupId,
+        after: u64,
+    ) -> Result<Vec<DecidedBatch>, ReadError> {
+        let _ = (group, after);
+        let reason = format!("driver {} has no proofs", self.status().driver);
+        Err(ReadError::NoProof { reason })
+    }
 
     /// Changes who the members of every group are, and waits until it is done: an added voter has caught up and votes,
     /// a removed member is out. May be asked of any member; with several groups they change one after the other, and

@@ -153,7 +153,7 @@ impl EngineDriver for Driver {
 }
 
 const fn delivery(after: Seq, entry: Entry) -> Delivery {
-    Delivery { after, what: Deliver::Batch { entry, mark: Bytes::new() } }
+    Delivery { after, what: Deliver::Batch { entry, mark: Bytes::new(), proof: Bytes::new() } }
 }
 
 #[derive(Debug)]

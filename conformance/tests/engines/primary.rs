@@ -346,7 +346,10 @@ impl Engine for Primary {
             let Some(entry) = self.entries.get(&(self.delivered + 1)).cloned() else { break };
             self.delivered += 1;
             let mark = Bytes::copy_from_slice(&self.delivered.to_le_bytes());
-            out.deliveries.push(Delivery { after: 0, what: Deliver::Batch { entry, mark } });
+            out.deliveries.push(Delivery {
+                after: 0,
+                what: Deliver::Batch { entry, mark, proof: Bytes::new() },
+            });
         }
     }
 

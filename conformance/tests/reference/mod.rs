@@ -218,7 +218,7 @@ impl Shared {
             FrameRole::Mutation => return self.mutate(core, frame),
         }
         let position = Position { group: GROUP, epoch: 0, index: core.index, slot: serial as u32 };
-        Ok(Decision::Accept(Commit { position, reply: Reply::Known(Bytes::new()) }))
+        Ok(Decision::Accept(Commit { position, reply: Reply::Known(Bytes::new()), proof: None }))
     }
 
     fn mutate(&self, core: &mut Core, frame: Frame) -> Result<Decision, ProposeError> {
@@ -271,7 +271,7 @@ impl Shared {
             } else {
                 reply.clone()
             };
-            let accept = |reply| Decision::Accept(Commit { position, reply });
+            let accept = |reply| Decision::Accept(Commit { position, reply, proof: None });
             (accept(reply), accept(kept))
         };
         kept.decided.insert(serial, (frame.payload, remembered));

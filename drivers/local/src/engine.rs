@@ -80,7 +80,7 @@ impl LocalEngine {
 }
 
 const fn delivery(after: Seq, entry: Entry) -> Delivery {
-    Delivery { after, what: Deliver::Batch { entry, mark: Bytes::new() } }
+    Delivery { after, what: Deliver::Batch { entry, mark: Bytes::new(), proof: Bytes::new() } }
 }
 
 impl Engine for LocalEngine {

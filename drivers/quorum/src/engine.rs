@@ -22,7 +22,7 @@ use quorate_engine::engine::{
     Delivery, Demand, Engine, EngineDriver, EngineStatus, Founding, Inherited, Input, Inspector,
     Message, Now, Opening, Outgoing, Output, Placed, StateHash, TimerId,
 };
-use quorate_replicator::NodeId;
+use quorate_replicator::{DecidedBatch, NodeId};
 use quorate_storage::{Body, Entry, Index, Recovered, Seq, Tag};
 
 use self::candidates::Candidate;
@@ -399,6 +399,10 @@ impl Engine for QuorumEngine {
 
     fn log_time_drift_max(&self) -> Option<Duration> {
         Some(Duration::from_millis(self.genesis.log_time_drift_max_ms()))
+    }
+
+    fn member_batches(&self, after: Index) -> Vec<DecidedBatch> {
+        self.mark.changes.after(after)
     }
 
     fn status(&self) -> EngineStatus {

@@ -6,6 +6,7 @@ use quorate_certificate::{
     SIGNATURE_BYTES_MAX, VALIDATORS_MAX, ValidatorHistory, ValidatorSet, ValueId,
 };
 use quorate_engine::engine::StateHash;
+use quorate_replicator::DecidedBatch;
 use quorate_storage::Index;
 
 use crate::codec::{Malformed, Reader, Writer};
@@ -60,6 +61,22 @@ impl Changes {
     /// Whether they are these, and perhaps more.
     pub(crate) fn begin_with(&self, other: &Self) -> bool {
         self.0.starts_with(&other.0)
+    }
+
+    /// Those after a height, in order.
+    pub(crate) fn after(&self, height: u64) -> Vec<DecidedBatch> {
+        let mut after = Vec::new();
+        let kept = self.each(|Decided { header, body, certificate }| {
+            let is_after = Header::decode(header).is_ok_and(|header| header.height > height);
+            after.extend(is_after.then(|| DecidedBatch {
+                head: Bytes::copy_from_slice(header),
+                body: Bytes::copy_from_slice(body),
+                proof: Bytes::copy_from_slice(certificate),
+            }));
+            Ok::<_, Malformed>(())
+        });
+        assert_eq!(kept, Ok(()), "they were read when the mark was");
+        after
     }
 
     /// Each of them, in order.

@@ -35,9 +35,10 @@ impl<C: Callers> HostCore<C> {
             }
             let next = self.deliveries.pop_front().expect("there is a front");
             match next.what {
-                Deliver::Batch { entry, mark } => {
+                Deliver::Batch { entry, mark, proof } => {
                     let frames = self.apply(now, &entry, effects);
                     self.mark = mark;
+                    self.proved.delivered(entry, proof);
                     *frames_left = frames_left.saturating_sub(frames);
                     applied = true;
                 }

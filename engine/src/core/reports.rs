@@ -129,6 +129,7 @@ impl<C: Callers> HostCore<C> {
         self.pool.skip_to(index);
         self.reads.release(|placed| placed.index <= index);
         self.subscriptions.gap();
+        self.proved.gap();
         self.inputs.push_back(Input::Applied { index, state: self.state.witness().history });
         Ok(())
     }

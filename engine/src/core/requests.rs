@@ -1,7 +1,7 @@
 //! What clients ask of a group, and what it refuses at once.
 
 use quorate_replicator::{
-    Consistency, Cursor, FrameId, Position, ProposeError, ReadError, Resource, Scope,
+    Consistency, Cursor, DecidedBatch, FrameId, Position, ProposeError, ReadError, Resource, Scope,
     SubscribeError,
 };
 use quorate_storage::Index;
@@ -10,6 +10,7 @@ use crate::callers::{Answer, Callers};
 use crate::effects::Effects;
 use crate::engine::{Admin, Now};
 use crate::pool::{HashedFrame, cost};
+use crate::proved::ProvedBatch;
 use crate::reads::{Waiting, Wants};
 use crate::subscriptions::SubscriptionId;
 
@@ -193,6 +194,31 @@ impl<C: Callers> HostCore<C> {
             return Err(ReadError::Overloaded { resource: Resource::Reads, limit });
         }
         Ok(())
+    }
+
+    /// The batch that was decided at an index, with what proves that.
+    pub fn decided(&self, index: Index) -> ProvedBatch {
+        let applied = self.state.applied();
+        if index == 0 || index > applied {
+            return ProvedBatch::Nothing(format!(
+                "index {index} is not decided, as far as this node knows; it has applied {applied}"
+            ));
+        }
+        if let Some(batch) = self.proved.get(index) {
+            return ProvedBatch::Here(batch);
+        }
+        if index < self.log_first {
+            return ProvedBatch::Nothing(format!(
+                "index {index} is no longer in the log of this node, which begins at {}",
+                self.log_first
+            ));
+        }
+        ProvedBatch::InLog
+    }
+
+    /// What [`Engine::member_batches`](crate::engine::Engine::member_batches) says.
+    pub fn member_batches(&self, after: Index) -> Vec<DecidedBatch> {
+        self.engine.member_batches(after)
     }
 
     /// Begins a subscription.

@@ -106,6 +106,7 @@ impl<C: Callers> HostCore<C> {
         self.checks.shrink_to_fit();
         self.encoder = BatchEncoder::default();
         self.pool.rest();
+        self.proved.rest();
     }
 
     pub(super) fn step(&mut self, now: Now, input: Input) {

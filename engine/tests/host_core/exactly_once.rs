@@ -192,7 +192,7 @@ fn long_replies_are_given_once_and_old_ones_make_room() {
     let commit = desk.decide(frame(1, 1, "long")).unwrap().accepted().unwrap();
     assert_eq!(commit.reply.bytes().unwrap().len(), limits::REPLY_KEPT_BYTES_MAX + 1);
     let again = desk.decide(frame(1, 1, "long")).unwrap().accepted().unwrap();
-    assert_eq!(again, Commit { position: commit.position, reply: Reply::Forgotten });
+    assert_eq!(again, Commit { position: commit.position, reply: Reply::Forgotten, proof: None });
     for serial in 2..=4 {
         accepted(desk.decide(frame(1, serial, "x")));
     }

@@ -111,7 +111,7 @@ impl Engine for ScriptedEngine {
         script.delivered = script.deliver.last().map_or(script.delivered, |last| last.index);
         out.deliveries.extend(script.deliver.drain(..).map(|entry| Delivery {
             after: 0,
-            what: Deliver::Batch { entry, mark: Bytes::new() },
+            what: Deliver::Batch { entry, mark: Bytes::new(), proof: Bytes::new() },
         }));
     }
 

@@ -34,20 +34,20 @@ impl QuorumCluster {
         durability: Durability,
         machine: Maker,
     ) -> Self {
-        let keys: Vec<_> =
-            (0..count).map(|_| Arc::new(SigningKey::generate(Scheme::Ed25519).unwrap())).collect();
-        let validators = (1..).zip(&keys).map(|(node, key)| Validator {
-            node,
-            power: 1,
-            key: key.public().clone(),
-        });
-        let genesis =
-            Genesis::new([7; 16], model, Scheme::Ed25519, 500, validators.collect()).unwrap();
-        let driver = QuorumDriver::with_setups(
-            (1..)
-                .zip(keys)
-                .map(|(node, key)| (NodeId::new(node), Setup::new(genesis.clone(), key))),
-        );
+        let (_, driver) = found(count, model);
         Self::with_driver((driver, quorum_config()), count, durability, machine)
     }
+}
+
+/// The genesis of so many validators, and a driver that has their keys.
+pub(crate) fn found(count: u64, model: FaultModel) -> (Genesis, QuorumDriver) {
+    let keys: Vec<_> =
+        (0..count).map(|_| Arc::new(SigningKey::generate(Scheme::Ed25519).unwrap())).collect();
+    let validators =
+        (1..).zip(&keys).map(|(node, key)| Validator { node, power: 1, key: key.public().clone() });
+    let genesis = Genesis::new([7; 16], model, Scheme::Ed25519, 500, validators.collect()).unwrap();
+    let driver = QuorumDriver::with_setups(
+        (1..).zip(keys).map(|(node, key)| (NodeId::new(node), Setup::new(genesis.clone(), key))),
+    );
+    (genesis, driver)
 }

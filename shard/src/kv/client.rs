@@ -547,7 +547,7 @@ impl Kv {
 }
 
 fn read_commit(commit: Commit) -> Result<Committed, KvError> {
-    let Commit { position, reply } = commit;
+    let Commit { position, reply, .. } = commit;
     let answer = reply.bytes().ok_or(KvError::ReplyForgotten { position })?;
     let reply = Reply::decode(answer).map_err(|error| KvError::Answer { position, error })?;
     Ok(Committed { position, reply })

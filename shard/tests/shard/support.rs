@@ -206,7 +206,7 @@ impl Replicator for Direct {
                 FrameRole::OpenSession | FrameRole::CloseSession => Bytes::new(),
             };
             let position = Position { group: GROUP, epoch: 0, index: bench.index, slot: 0 };
-            Decision::Accept(Commit { position, reply: Reply::Known(reply) })
+            Decision::Accept(Commit { position, reply: Reply::Known(reply), proof: None })
         });
         let mut lose = self.lose_answers.lock().unwrap();
         if frame.role() == FrameRole::Mutation && *lose > 0 {

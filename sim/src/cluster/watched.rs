@@ -169,7 +169,7 @@ impl Engine for Watched {
         self.settle_term(out, &mut sight);
         for delivery in &out.deliveries {
             sight.push(match &delivery.what {
-                Deliver::Batch { entry, mark } => {
+                Deliver::Batch { entry, mark, .. } => {
                     Seen::Delivered { entry: entry.clone(), mark: mark.clone(), leads: self.leads }
                 }
                 Deliver::Install { index, .. } => Seen::Installed { index: *index },

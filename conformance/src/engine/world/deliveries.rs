@@ -27,7 +27,7 @@ impl<F: EngineFactory> World<'_, F> {
         running.applying = false;
         let Delivery { what, .. } = running.deliveries.pop_front().expect("it was ready");
         let index = match what {
-            Deliver::Batch { entry, mark } => {
+            Deliver::Batch { entry, mark, .. } => {
                 running.mark = mark;
                 running.applied = entry.index;
                 let mut hasher = blake3::Hasher::new();

@@ -244,7 +244,8 @@ impl QuorumEngine {
         }
         self.inspection.follow(&self.mark);
         self.vouched.insert(header.state_index, header.state);
-        let what = Deliver::Batch { entry: entry.clone(), mark: self.mark.encode() };
+        let (mark, delivered) = (self.mark.encode(), entry.clone());
+        let what = Deliver::Batch { entry: delivered, mark, proof: proof.clone() };
         out.deliveries.push(Delivery { after, what });
         self.last = Some((entry, proof));
         self.decided_at = self.now;

@@ -156,7 +156,8 @@ impl QuorumEngine {
             self.mark = self.mark.after(&header, entry.head.clone(), proof.clone(), changed);
             self.vouched.insert(header.state_index, header.state);
             let entry = Entry::clone(entry);
-            let what = Deliver::Batch { entry: entry.clone(), mark: self.mark.encode() };
+            let (mark, delivered) = (self.mark.encode(), entry.clone());
+            let what = Deliver::Batch { entry: delivered, mark, proof: proof.clone() };
             out.deliveries.push(Delivery { after: 0, what });
             self.last = Some((entry, proof.clone()));
         }

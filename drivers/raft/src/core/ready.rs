@@ -192,7 +192,10 @@ impl Core {
             self.mine.pop_front();
         }
         let (entry, mark) = (public_entry(&entry), self.mark.2.clone());
-        out.deliveries.push(Delivery { after: 0, what: Deliver::Batch { entry, mark } });
+        out.deliveries.push(Delivery {
+            after: 0,
+            what: Deliver::Batch { entry, mark, proof: bytes::Bytes::new() },
+        });
     }
 
     pub(super) fn change(&mut self, index: Index, bytes: &[u8], turn: &mut Turn, out: &mut Output) {

@@ -322,7 +322,7 @@ impl Group {
             let at = self.nodes.get_mut(&node).unwrap();
             let running = at.running.as_mut().unwrap();
             let index = match what {
-                Deliver::Batch { entry, mark } => {
+                Deliver::Batch { entry, mark, .. } => {
                     running.applied = (entry.index, mark);
                     self.say(format!("n{node} delivers {}", tell_entry(&entry)));
                     entry.index
