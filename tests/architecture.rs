@@ -27,7 +27,8 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
         }
         "quorate-shard" => allowed.push("quorate-replicator"),
         "quorate-client" => {
-            allowed.extend(["quorate-replicator", "quorate-shard", "quorate-transport-quic"]);
+            allowed.extend(["quorate-certificate", "quorate-replicator", "quorate-shard"]);
+            allowed.push("quorate-transport-quic");
         }
         _ if name.starts_with("quorate-transport-") => allowed.push("quorate-replicator"),
         "quorate" => {

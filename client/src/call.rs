@@ -10,7 +10,8 @@ use quorate_transport_quic::{Lane, LaneReceiver, LaneSender};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::protocol::{self, Parts, Request};
+use crate::heights::Heights;
+use crate::protocol::{self, Heard, Parts, Request};
 
 /// Requests that wait to be written; more wait at their callers.
 const QUEUED_MAX: usize = 1024;
@@ -20,6 +21,7 @@ const QUEUED_MAX: usize = 1024;
 pub(crate) struct Calls {
     queue: mpsc::Sender<Bytes>,
     waiting: Arc<Waiting>,
+    heights: Arc<Heights>,
     numbers: AtomicU64,
 }
 
@@ -40,9 +42,15 @@ impl Calls {
         let (sender, receiver) = lane.split();
         let (queue, queued) = mpsc::channel(QUEUED_MAX);
         let waiting = Arc::new(Waiting::default());
+        let heights = Arc::new(Heights::default());
         tasks.spawn(write(sender, queued));
-        tasks.spawn(read(receiver, Arc::clone(&waiting)));
-        Self { queue, waiting, numbers: AtomicU64::new(0) }
+        tasks.spawn(read(receiver, Arc::clone(&waiting), Arc::clone(&heights)));
+        Self { queue, waiting, heights, numbers: AtomicU64::new(0) }
+    }
+
+    /// What the node told of the heights that its answers are about.
+    pub(crate) fn heights(&self) -> &Heights {
+        &self.heights
     }
 
     /// Asks, and waits for the answer.
@@ -127,7 +135,7 @@ async fn write(mut lane: LaneSender, mut queued: mpsc::Receiver<Bytes>) -> Strin
     }
 }
 
-async fn read(mut lane: LaneReceiver, waiting: Arc<Waiting>) -> String {
+async fn read(mut lane: LaneReceiver, waiting: Arc<Waiting>, heights: Arc<Heights>) -> String {
     let end = End(waiting);
     let mut parts = Parts::default();
     loop {
@@ -137,13 +145,15 @@ async fn read(mut lane: LaneReceiver, waiting: Arc<Waiting>) -> String {
             Err(error) => return error.to_string(),
         };
         match parts.push(message) {
-            Ok(Some((number, answer))) => {
+            Ok(Heard::Answer(number, answer)) => {
                 // One that nobody waits for any more is dropped.
                 if let Some(who) = end.0.lock().calls.remove(&number) {
                     let _ = who.send(answer);
                 }
             }
-            Ok(None) => {}
+            // Before the answers that are about it are handed on.
+            Ok(Heard::Height(height)) => heights.add(*height),
+            Ok(Heard::Part) => {}
             Err(malformed) => return format!("what came is {malformed}"),
         }
     }

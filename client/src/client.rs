@@ -14,6 +14,10 @@ use crate::ClientConfig;
 use crate::link::Link;
 use crate::links::{Links, NoLink};
 use crate::remote::Remote;
+use crate::trust::Trust;
+
+/// The driver whose decisions have certificates.
+const PROVING_DRIVER: &str = "quorum";
 
 /// A program's way to a cluster whose nodes are other processes. It stays connected with one node, the leader if it can be reached,
 /// and goes on with another one when that is lost.
@@ -68,6 +72,19 @@ impl Client {
     ///
     /// Dropping the future gives it up.
     pub async fn connect_as(identity: Identity, config: ClientConfig) -> Result<Self, ClientError> {
+        let genesis = config.genesis()?;
+        if let Some(genesis) = &genesis
+            && genesis.cluster() != identity.cluster().bytes()
+        {
+            let file = config.genesis_file.as_deref().unwrap_or_else(|| "genesis".as_ref());
+            return Err(ClientError::Config {
+                file: file.display().to_string(),
+                problem: format!(
+                    "it is of another cluster than the certificate of this client, which is of {}; take both from the same `quorate init-cluster`",
+                    identity.cluster()
+                ),
+            });
+        }
         let quic = QuicClient::new(identity, config.limits());
         let quic = Arc::new(quic.map_err(|error| ClientError::Identity(error.to_string()))?);
         let links = Links::start(Arc::clone(&quic), config.nodes.clone());
@@ -83,9 +100,16 @@ impl Client {
                 return Err(ClientError::Unreachable { within: config.connect_within, problem });
             }
         };
-        let groups = link.status().groups.len().max(1);
+        let Status { driver, groups, .. } = link.status();
+        if genesis.is_some() && driver != PROVING_DRIVER {
+            links.close();
+            quic.close().await;
+            return Err(ClientError::ProvesNothing { node: link.node, driver });
+        }
+        let groups = groups.len().max(1);
         let groups = u32::try_from(groups).expect("groups are counted in 32 bits");
-        let remote = Arc::new(Remote::new(Arc::clone(&quic), links, groups));
+        let remote =
+            Arc::new(Remote::new(Arc::clone(&quic), links, groups, genesis.map(Trust::new)));
         let session = Session::new(Arc::clone(&remote) as _).map_err(ClientError::Random)?;
         let kv = Kv::with_reads(Arc::new(session), Arc::clone(&remote) as _);
         Ok(Self { config, quic, remote, kv })
@@ -174,6 +198,16 @@ pub enum ClientError {
         within: Duration,
         /// What became of each attempt.
         problem: String,
+    },
+    /// There is a genesis to verify proofs with, and no proofs.
+    #[error(
+        "{node} decides by driver {driver}, which proves nothing to clients; leave genesis_file out to believe it"
+    )]
+    ProvesNothing {
+        /// The node that answered.
+        node: NodeId,
+        /// Its driver.
+        driver: String,
     },
     /// The system has no random source.
     #[error("no random source: {0}")]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use quorate_certificate::Genesis;
 use quorate_replicator::NodeId;
 use quorate_transport_quic::{Limits, peer_table};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,11 @@ pub struct ClientConfig {
     pub certificate_file: PathBuf,
     /// The key of the certificate, in PEM. Refused if others than its owner may read the file.
     pub key_file: PathBuf,
+    /// The genesis of a cluster of driver `quorum`, as `quorate init-cluster` wrote it. With one, nodes need not be believed that a frame was
+    /// accepted: they are asked for proof, and what does not hold is not returned. That costs a millisecond for about ten thousand
+    /// bytes of certificates, once for each batch. Without one, nodes are believed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub genesis_file: Option<PathBuf>,
     /// Nodes by their numbers, each with `host:port`. Not all have to be there; those that are not are not asked.
     #[serde(with = "peer_table")]
     pub nodes: BTreeMap<NodeId, String>,
@@ -50,6 +56,7 @@ impl Default for ClientConfig {
             authority_file: "authority.pem".into(),
             certificate_file: "client.pem".into(),
             key_file: "client.key".into(),
+            genesis_file: None,
             nodes: BTreeMap::new(),
             connect_within: Duration::from_secs(5),
             silence: Duration::from_secs(1),
@@ -81,12 +88,22 @@ impl ClientConfig {
             return Err(wrong(problem.into()));
         }
         let directory = path.parent().unwrap_or_else(|| Path::new(""));
-        let Self { authority_file, certificate_file, key_file, .. } = &mut config;
-        for file in [authority_file, certificate_file, key_file] {
+        let Self { authority_file, certificate_file, key_file, genesis_file, .. } = &mut config;
+        for file in [authority_file, certificate_file, key_file].into_iter().chain(genesis_file) {
             // Joining leaves an absolute path as it is.
             *file = directory.join(&*file);
         }
         Ok(config)
+    }
+
+    /// What `genesis_file` holds.
+    pub(crate) fn genesis(&self) -> Result<Option<Genesis>, ClientError> {
+        let Some(file) = &self.genesis_file else { return Ok(None) };
+        let wrong =
+            |problem: String| ClientError::Config { file: file.display().to_string(), problem };
+        let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+        let genesis = toml::from_str(&text);
+        genesis.map(Some).map_err(|error| wrong(error.to_string().trim().to_owned()))
     }
 
     /// The limits of the client's end of connections.

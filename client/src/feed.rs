@@ -5,7 +5,7 @@ use std::time::Duration;
 use quorate_transport_quic::{Lane, LaneReceiver, LaneSender};
 use serde::de::DeserializeOwned;
 
-use crate::protocol::{self, Parts, Request};
+use crate::protocol::{self, Heard, Parts, Request};
 
 /// The client's end of such a lane.
 #[derive(Debug)]
@@ -36,9 +36,12 @@ impl Feed {
         loop {
             let message = self.receiver.next().await.map_err(|error| error.to_string())?;
             let message = message.ok_or("the node ended the lane")?;
-            let whole = self.parts.push(message).map_err(|malformed| malformed.to_string())?;
-            if let Some((_, body)) = whole {
-                return protocol::decode(&body).map_err(|malformed| malformed.to_string());
+            match self.parts.push(message).map_err(|malformed| malformed.to_string())? {
+                Heard::Answer(_, body) => {
+                    return protocol::decode(&body).map_err(|malformed| malformed.to_string());
+                }
+                Heard::Height(_) => return Err("a height comes where none was asked for".into()),
+                Heard::Part => {}
             }
         }
     }

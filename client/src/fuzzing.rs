@@ -6,7 +6,7 @@ use quorate_shard::envelope;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::protocol::{Given, Notice, Parts, decode, read_request, request};
+use crate::protocol::{Given, Heard, Notice, Parts, decode, read_request, request};
 
 /// A request of a client.
 pub fn asked(message: &[u8]) -> Option<Bytes> {
@@ -14,11 +14,16 @@ pub fn asked(message: &[u8]) -> Option<Bytes> {
     request(number, within, &asked).ok()
 }
 
-/// The answers that messages of a node come to, one after the other, up to the first that is wrong.
+/// The answers that messages of a node come to, one after the other, up to the first that is wrong. Of a height its index and its head.
 pub fn answers<'a>(messages: impl Iterator<Item = &'a [u8]>) -> Vec<(u64, Bytes)> {
     let mut parts = Parts::default();
     let pushed = messages.map_while(|message| parts.push(Bytes::copy_from_slice(message)).ok());
-    pushed.flatten().collect()
+    let answers = pushed.filter_map(|heard| match heard {
+        Heard::Part => None,
+        Heard::Answer(number, answer) => Some((number, answer)),
+        Heard::Height(told) => Some((told.index, told.head)),
+    });
+    answers.collect()
 }
 
 /// The body of an answer: to a proposal, to a subscription, on a lane of accepted frames, or on one of notices.

@@ -24,13 +24,16 @@ mod config;
 mod feed;
 #[doc(hidden)]
 pub mod fuzzing;
+mod heights;
 mod link;
 mod links;
+mod proofs;
 mod protocol;
 mod reads;
 mod remote;
 mod service;
 mod subscribe;
+mod trust;
 
 pub use client::{Client, ClientError};
 pub use config::ClientConfig;

@@ -6,7 +6,7 @@
 //!                                  +--another node leads, or serves while this one does not--> linked with that one
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -54,7 +54,7 @@ pub(crate) struct Links {
     told: watch::Sender<Option<Status>>,
     events: broadcast::Sender<Event>,
     /// Links that somebody found to be of no use.
-    left: mpsc::UnboundedSender<NodeId>,
+    left: mpsc::UnboundedSender<(NodeId, Left)>,
     task: Mutex<JoinSet<()>>,
 }
 
@@ -70,7 +70,12 @@ impl Links {
             task: Mutex::default(),
         });
         let keeper = Keeper {
-            dialler: Dialler { quic, nodes, events: links.events.clone() },
+            dialler: Dialler {
+                quic,
+                nodes,
+                disbelieved: BTreeSet::new(),
+                events: links.events.clone(),
+            },
             standing: links.standing.clone(),
             told: links.told.clone(),
             leaving,
@@ -115,7 +120,12 @@ impl Links {
     /// Goes to another node, because this one does not serve.
     pub(crate) fn leave(&self, link: &Link) {
         // The keeper is gone only when the client is closed.
-        let _ = self.left.send(link.node);
+        let _ = self.left.send((link.node, Left::ServesNot));
+    }
+
+    /// Goes to another node, because what this one said does not hold. It is not followed any more, and asked when no other answers.
+    pub(crate) fn disbelieve(&self, link: &Link) {
+        let _ = self.left.send((link.node, Left::Disbelieved));
     }
 
     /// How the node was doing when it told last; none if no node ever answered.
@@ -145,6 +155,13 @@ impl Links {
     }
 }
 
+/// Why a node is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    ServesNot,
+    Disbelieved,
+}
+
 /// Why there is no node to call.
 #[derive(Debug)]
 pub(crate) enum NoLink {
@@ -156,7 +173,7 @@ struct Keeper {
     dialler: Dialler,
     standing: watch::Sender<Standing>,
     told: watch::Sender<Option<Status>>,
-    leaving: mpsc::UnboundedReceiver<NodeId>,
+    leaving: mpsc::UnboundedReceiver<(NodeId, Left)>,
     /// Who led when a node told last.
     leader: Option<NodeId>,
     /// A node that is not followed until then, though it may lead.
@@ -210,9 +227,16 @@ impl Keeper {
             }
             tokio::select! {
                 words = link.lost() => return self.lost(&link, &words),
-                Some(left) = self.leaving.recv() => {
+                Some((left, why)) = self.leaving.recv() => {
+                    if why == Left::Disbelieved {
+                        self.dialler.disbelieved.insert(left);
+                    }
                     if left == link.node {
-                        return self.lost(&link, "it does not serve");
+                        let words = match why {
+                            Left::ServesNot => "it does not serve",
+                            Left::Disbelieved => "what it says was decided does not hold",
+                        };
+                        return self.lost(&link, words);
                     }
                 }
                 Ok(()) = status.changed() => {}
@@ -253,8 +277,10 @@ impl Keeper {
     fn better(&mut self, told: &Status) -> Option<Better> {
         let leader = leader(told);
         self.leader = leader.or(self.leader);
-        let known =
-            |leader: &NodeId| *leader != told.node && self.dialler.nodes.contains_key(leader);
+        let known = |leader: &NodeId| {
+            let Dialler { nodes, disbelieved, .. } = &self.dialler;
+            *leader != told.node && nodes.contains_key(leader) && !disbelieved.contains(leader)
+        };
         let serving = (!serves(told)).then_some(Better::Serving);
         leader.filter(known).map(Better::Leader).or(serving)
     }
@@ -319,6 +345,8 @@ async fn outcome(
 struct Dialler {
     quic: Arc<QuicClient>,
     nodes: BTreeMap<NodeId, String>,
+    /// Nodes that said to have accepted what they could not prove.
+    disbelieved: BTreeSet<NodeId>,
     events: broadcast::Sender<Event>,
 }
 
@@ -332,7 +360,8 @@ impl Dialler {
     async fn any(&self, first: Option<NodeId>, last: Option<NodeId>) -> Result<Arc<Link>, String> {
         let mut order: Vec<_> = self.nodes.keys().copied().collect();
         fastrand::shuffle(&mut order);
-        order.sort_by_key(|node| (Some(*node) == last, Some(*node) != first));
+        let is_last = |node: &NodeId| Some(*node) == last || self.disbelieved.contains(node);
+        order.sort_by_key(|node| (is_last(node), Some(*node) != first));
         let mut order = order.into_iter();
         let mut attempts = JoinSet::new();
         let mut waiting: Option<Arc<Link>> = None;

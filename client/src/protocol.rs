@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!   request:  number u64 | within u32, ms | Request, MessagePack            all numbers little-endian
-//!   answer:   number u64 | more u8        | part of the answer, MessagePack
+//!   answer:   number u64 | what u8        | part of the answer, MessagePack: what = 1 if more of it follows
+//!   height:   0      u64 | what u8 = 2    | Height, MessagePack
 //! ```
 //!
 //! The first request of a lane says what the lane is: [`Request::Watch`] and [`Request::Subscribe`] keep it for themselves,
-//! everything else is a call, of which many can be under way.
+//! everything else is a call, of which many can be under way. Where proofs are asked for, the [`Height`] of a decided batch comes once on a
+//! lane, before the first answer that is about it, and each answer has no more than what leads from its frame to there.
 
 use std::time::Duration;
 
@@ -26,8 +28,20 @@ const DEPTH_MAX: usize = 16;
 /// Before a request: its number, and how long the caller waits.
 const REQUEST_HEAD_BYTES: usize = 12;
 
-/// Before a part of an answer: the request's number, and whether more follows.
+/// Before a part of an answer: the request's number, and what it is.
 const ANSWER_HEAD_BYTES: usize = 9;
+
+/// The last part of an answer.
+const LAST: u8 = 0;
+
+/// A part of an answer, of which more follows.
+const MORE: u8 = 1;
+
+/// No answer, but the height that answers to come are about.
+const HEIGHT: u8 = 2;
+
+/// Heights that a node tells a lane once. One that is older than so many others is told again.
+pub(crate) const HEIGHTS_TOLD: usize = 256;
 
 /// Most bytes of the body of a request.
 pub(crate) const REQUEST_BYTES_MAX: usize = MESSAGE_BYTES_MAX - REQUEST_HEAD_BYTES;
@@ -102,6 +116,24 @@ pub(crate) enum Request {
         group: GroupId,
         to: NodeId,
     },
+    /// As [`Request::Propose`], and an accept has the proof of its frame.
+    ProposeProven(Frame),
+    /// As [`Request::ProposeMany`], and each accept has the proof of its frame.
+    ProposeManyProven(Vec<Frame>),
+    /// The decided batches after an index that changed the members.
+    MemberBatches {
+        group: GroupId,
+        after: u64,
+    },
+}
+
+/// What a decided batch says about itself, and who signed that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Height {
+    pub(crate) group: GroupId,
+    pub(crate) index: u64,
+    pub(crate) head: Bytes,
+    pub(crate) proof: Bytes,
 }
 
 /// What a node says on a lane of [`Request::Watch`].
@@ -153,13 +185,34 @@ pub(crate) fn answer(number: u64, answer: &impl Serialize) -> Vec<Bytes> {
     let mut parts = body.chunks(PART_BYTES).peekable();
     let mut messages = Vec::with_capacity(1);
     while let Some(part) = parts.next() {
-        let mut message = BytesMut::with_capacity(ANSWER_HEAD_BYTES + part.len());
-        message.put_u64_le(number);
-        message.put_u8(u8::from(parts.peek().is_some()));
-        message.put_slice(part);
-        messages.push(message.freeze());
+        messages.push(message(number, if parts.peek().is_some() { MORE } else { LAST }, part));
     }
     messages
+}
+
+/// A height as it travels.
+pub(crate) fn height(height: &Height) -> Bytes {
+    let mut body = Vec::with_capacity(1024);
+    envelope::write_body(&mut body, height);
+    message(0, HEIGHT, &body)
+}
+
+fn message(number: u64, what: u8, part: &[u8]) -> Bytes {
+    let mut message = BytesMut::with_capacity(ANSWER_HEAD_BYTES + part.len());
+    message.put_u64_le(number);
+    message.put_u8(what);
+    message.put_slice(part);
+    message.freeze()
+}
+
+/// What came of a message of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// More of it is to come.
+    Part,
+    /// The number of a request, and all of its answer.
+    Answer(u64, Bytes),
+    Height(Box<Height>),
 }
 
 /// Puts the parts of answers together. Those of one answer come one after the other.
@@ -169,17 +222,25 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// The answer that ends with this message, if one does.
-    pub(crate) fn push(&mut self, mut message: Bytes) -> Result<Option<(u64, Bytes)>, Malformed> {
+    /// What ends with this message.
+    pub(crate) fn push(&mut self, mut message: Bytes) -> Result<Heard, Malformed> {
         let short = |_| Malformed("an answer is cut short".into());
         let number = message.try_get_u64_le().map_err(short)?;
-        let more = message.try_get_u8().map_err(short)? != 0;
+        let more = match message.try_get_u8().map_err(short)? {
+            LAST => false,
+            MORE => true,
+            HEIGHT if self.begun.is_none() => {
+                return decode(&message).map(|height| Heard::Height(Box::new(height)));
+            }
+            HEIGHT => return Err(Malformed("a height comes within an answer".into())),
+            what => return Err(Malformed(format!("{what} is nothing that a node says"))),
+        };
         let Some((begun, mut body)) = self.begun.take() else {
             if more {
                 self.begun = Some((number, message.into()));
-                return Ok(None);
+                return Ok(Heard::Part);
             }
-            return Ok(Some((number, message)));
+            return Ok(Heard::Answer(number, message));
         };
         if begun != number {
             return Err(Malformed("an answer begins within another one".into()));
@@ -190,9 +251,9 @@ impl Parts {
         body.extend_from_slice(&message);
         if more {
             self.begun = Some((number, body));
-            return Ok(None);
+            return Ok(Heard::Part);
         }
-        Ok(Some((number, body.freeze())))
+        Ok(Heard::Answer(number, body.freeze()))
     }
 }
 
@@ -256,15 +317,32 @@ mod tests {
         let mut parts = Parts::default();
         let (last, first) = messages.split_last().unwrap();
         for message in first {
-            assert_eq!(parts.push(message.clone()), Ok(None));
+            assert_eq!(parts.push(message.clone()), Ok(Heard::Part));
         }
-        let (number, body) = parts.push(last.clone()).unwrap().unwrap();
+        let Ok(Heard::Answer(number, body)) = parts.push(last.clone()) else {
+            panic!("the last part ends the answer");
+        };
         assert_eq!(number, 5);
         assert_eq!(decode::<Result<Decision, ProposeError>>(&body).unwrap(), sent);
         // Another answer in between is a mistake of the node.
         parts.push(first[0].clone()).unwrap();
         let other = answer(6, &sent).remove(0);
         assert!(parts.push(other).is_err());
+    }
+
+    #[test]
+    fn a_height_comes_between_answers_and_not_within_one() {
+        let (head, proof) = (Bytes::from_static(b"head"), Bytes::from_static(b"proof"));
+        let sent = Height { group: GroupId::new(1), index: 7, head, proof };
+        let message = height(&sent);
+        let mut parts = Parts::default();
+        assert_eq!(parts.push(message.clone()), Ok(Heard::Height(Box::new(sent))));
+        let long = answer(5, &Bytes::from(vec![9; 2 * PART_BYTES]));
+        assert_eq!(parts.push(long[0].clone()), Ok(Heard::Part));
+        assert!(parts.push(message.clone()).is_err());
+        for length in 0..message.len() {
+            assert!(Parts::default().push(message.slice(..length)).is_err(), "{length}");
+        }
     }
 
     #[test]

@@ -6,9 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::stream;
 use quorate_replicator::{
-    AdminError, CloseError, Consistency, Cursor, Decision, Event, EventStream, Frame, FrameId,
-    GroupId, Handler, Health, MemberChange, NodeId, Pinned, Position, ProposeError, ReadError,
-    Replicator, Scope, ShardKey, Status, SubscribeError, Subscription,
+    AdminError, CloseError, Consistency, Cursor, DecidedBatch, Decision, Event, EventStream, Frame,
+    FrameId, GroupId, Handler, Health, MemberChange, NodeId, Pinned, Position, ProposeError,
+    ReadError, Replicator, Scope, ShardKey, Status, SubscribeError, Subscription,
 };
 use quorate_transport_quic::QuicClient;
 use serde::Deserialize;
@@ -21,9 +21,13 @@ use crate::link::Link;
 use crate::links::{Links, NoLink, Standing};
 use crate::protocol::{self, REQUEST_BYTES_MAX, Request};
 use crate::subscribe;
+use crate::trust::{Decisions, Trust};
 
 /// The pause before a node is asked again that refused what passes by itself.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long the changes of the members are waited for, which are small and few.
+const MEMBER_BATCHES_WITHIN: Duration = Duration::from_secs(5);
 
 /// A [`Replicator`] whose node is in another process, and another one when that is lost.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub(crate) struct Remote {
     quic: Arc<QuicClient>,
     links: Arc<Links>,
     groups: u32,
+    /// Without it nodes are believed.
+    trust: Option<Trust>,
 }
 
 /// What came of asking.
@@ -69,8 +75,13 @@ impl Call {
 }
 
 impl Remote {
-    pub(crate) fn new(quic: Arc<QuicClient>, links: Arc<Links>, groups: u32) -> Self {
-        Self { quic, links, groups }
+    pub(crate) fn new(
+        quic: Arc<QuicClient>,
+        links: Arc<Links>,
+        groups: u32,
+        trust: Option<Trust>,
+    ) -> Self {
+        Self { quic, links, groups, trust }
     }
 
     pub(crate) fn links(&self) -> &Arc<Links> {
@@ -111,12 +122,37 @@ impl Remote {
         }
     }
 
+    /// Verifies what a node says to have accepted, if there is somebody to believe rather than it.
+    async fn verify(
+        &self,
+        call: &Call,
+        request: &Request,
+        decisions: &mut [Decision],
+        link: &Link,
+    ) -> Result<(), String> {
+        let frames = match request {
+            Request::ProposeProven(frame) => std::slice::from_ref(frame),
+            Request::ProposeManyProven(frames) => frames,
+            _ => return Ok(()),
+        };
+        let Some(trust) = &self.trust else { return Ok(()) };
+        if frames.len() != decisions.len() {
+            return Err(format!("{} frames have {} decisions", frames.len(), decisions.len()));
+        }
+        for (frame, decision) in frames.iter().zip(decisions) {
+            if let Decision::Accept(commit) = decision {
+                trust.verify(frame, commit, link, call.left()).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn pause(&self, call: &Call) {
         tokio::time::sleep(PAUSE.min(call.left())).await;
     }
 
     /// Proposes until there is a decision, a refusal that is certain, or no time.
-    async fn submit<T: DeserializeOwned>(
+    async fn submit<T: DeserializeOwned + Decisions>(
         &self,
         request: Request,
         within: Duration,
@@ -126,7 +162,22 @@ impl Remote {
         loop {
             let asked = self.ask::<Result<T, ProposeError>>(&mut call, &request).await;
             let (error, link) = match asked {
-                Asked::Answer(Ok(decided), _) => return Ok(decided),
+                Asked::Answer(Ok(mut decided), link) => {
+                    let verified = self.verify(&call, &request, decided.decisions(), &link).await;
+                    let Err(problem) = verified else { return Ok(decided) };
+                    tracing::warn!(node = %link.node, "its answer is not believed: {problem}");
+                    // It may have done something with the frames all the same.
+                    call.may_have_been_read = true;
+                    if call.is_over() {
+                        return Ok(unknown());
+                    }
+                    match link.is_lost() {
+                        true => self.links.leave(&link),
+                        false => self.links.disbelieve(&link),
+                    }
+                    self.pause(&call).await;
+                    continue;
+                }
                 Asked::Answer(Err(error), link) => (error, link),
                 Asked::Deadline => return Ok(unknown()),
                 Asked::Unreachable(problem) => return Err(ProposeError::Unreachable { problem }),
@@ -229,6 +280,7 @@ fn is_long(request: &Request) -> bool {
             | Request::ScanOrg { .. }
             | Request::ChangeMembers(_)
             | Request::Transfer { .. }
+            | Request::MemberBatches { .. }
     )
 }
 
@@ -247,7 +299,11 @@ impl Refusal for ReadError {
 #[async_trait]
 impl Replicator for Remote {
     async fn propose(&self, frame: Frame, within: Duration) -> Result<Decision, ProposeError> {
-        self.submit(Request::Propose(frame), within, || Decision::Timeout).await
+        let request = match self.trust {
+            Some(_) => Request::ProposeProven(frame),
+            None => Request::Propose(frame),
+        };
+        self.submit(request, within, || Decision::Timeout).await
     }
 
     async fn propose_many(
@@ -257,7 +313,11 @@ impl Replicator for Remote {
     ) -> Result<Vec<Decision>, ProposeError> {
         let count = frames.len();
         let unknown = || vec![Decision::Timeout; count];
-        self.submit(Request::ProposeMany(frames), within, unknown).await
+        let request = match self.trust {
+            Some(_) => Request::ProposeManyProven(frames),
+            None => Request::ProposeMany(frames),
+        };
+        self.submit(request, within, unknown).await
     }
 
     async fn decision(
@@ -285,6 +345,15 @@ impl Replicator for Remote {
         within: Duration,
     ) -> Result<Position, ReadError> {
         self.read(Request::Barrier { shard: shard.clone(), level }, within).await
+    }
+
+    /// In the words of the node that calls go to; they are verified by `quorate-certificate`.
+    async fn member_batches(
+        &self,
+        group: GroupId,
+        after: u64,
+    ) -> Result<Vec<DecidedBatch>, ReadError> {
+        self.read(Request::MemberBatches { group, after }, MEMBER_BATCHES_WITHIN).await
     }
 
     /// There is none here: checkpoints are with the nodes.

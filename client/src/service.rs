@@ -18,6 +18,7 @@ use quorate_shard::kv::{Applied, Reads as _};
 use quorate_transport_quic::{ClientName, Clients, Lane, LaneError, LaneReceiver, LaneSender};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
+use crate::proofs::{self, Proofs};
 use crate::protocol::{self, Given, Notice, Request};
 
 /// Calls under way on one lane; more wait unread, at the client.
@@ -43,6 +44,7 @@ const BATCHES_AHEAD: usize = 8;
 pub struct Service {
     replicator: Arc<dyn Replicator>,
     reads: Applied,
+    proofs: Proofs,
     /// What requests under way may still take.
     room: Arc<Semaphore>,
 }
@@ -51,7 +53,8 @@ impl Service {
     /// Answers from `replicator`, and reads `shards`, which belong to the machine that it was opened with.
     pub fn new(replicator: Arc<dyn Replicator>, shards: &Shards) -> Self {
         let reads = Applied::new(Arc::clone(&replicator), shards);
-        Self { replicator, reads, room: Arc::new(Semaphore::new(REQUEST_BYTES_TOTAL)) }
+        let proofs = Proofs::new(Arc::clone(&replicator));
+        Self { replicator, reads, proofs, room: Arc::new(Semaphore::new(REQUEST_BYTES_TOTAL)) }
     }
 
     /// Sets how many bytes of requests may be under way, of all clients together; 256 MiB unless set. More wait unread. Never less
@@ -106,6 +109,7 @@ impl Service {
         sender: &mut LaneSender,
         receiver: &mut LaneReceiver,
     ) -> Result<(), Ended> {
+        let told = proofs::Lane::default();
         let mut running = FuturesUnordered::new();
         // The request that was read last, while there is no room for it. Those that have room go on meanwhile, and make some.
         let mut waiting = Some(Box::pin(self.admit(first, MESSAGE_BYTES_MAX)));
@@ -122,7 +126,7 @@ impl Service {
                 }
                 Some((request, room)) = OptionFuture::from(waiting.as_mut()) => {
                     waiting = None;
-                    running.push(self.call(request, room));
+                    running.push(self.call(request, room, &told));
                 }
                 message = receiver.next(),
                     if open && waiting.is_none() && running.len() < LANE_CALLS_MAX =>
@@ -153,8 +157,9 @@ impl Service {
         &self,
         (number, within, request): Numbered,
         _room: OwnedSemaphorePermit,
+        lane: &proofs::Lane,
     ) -> Vec<Bytes> {
-        let Self { replicator, reads, .. } = self;
+        let Self { replicator, reads, proofs, .. } = self;
         let size = |max: u64| usize::try_from(max).unwrap_or(usize::MAX);
         match request {
             Request::Propose(frame) => {
@@ -162,6 +167,26 @@ impl Service {
             }
             Request::ProposeMany(frames) => {
                 protocol::answer(number, &replicator.propose_many(frames, within).await)
+            }
+            Request::ProposeProven(frame) => {
+                let mut answer = replicator.propose(frame, within).await;
+                let accepted = answer.as_mut().map(std::slice::from_mut).unwrap_or_default();
+                let batches = proofs.add(accepted).await;
+                // Nothing is waited for from here on, so that this goes out before what knows of it.
+                let mut messages = lane.news(&batches);
+                messages.extend(protocol::answer(number, &answer));
+                messages
+            }
+            Request::ProposeManyProven(frames) => {
+                let mut answer = replicator.propose_many(frames, within).await;
+                let accepted = answer.as_mut().map(Vec::as_mut_slice).unwrap_or_default();
+                let batches = proofs.add(accepted).await;
+                let mut messages = lane.news(&batches);
+                messages.extend(protocol::answer(number, &answer));
+                messages
+            }
+            Request::MemberBatches { group, after } => {
+                protocol::answer(number, &replicator.member_batches(group, after).await)
             }
             Request::Decision { shard, id } => {
                 protocol::answer(number, &replicator.decision(&shard, id, within).await)

@@ -15,11 +15,16 @@ use async_trait::async_trait;
 use quorate_client::Client;
 use quorate_conformance::until;
 use quorate_replicator::{
-    Accepted, Cursor, GroupId, Handler, HandlerError, Health, MemberChange, NodeId, Position,
-    ReadError, Scope, ShardKey,
+    Accepted, Cursor, Durability, GroupId, Handler, HandlerError, Health, MemberChange, NodeId,
+    Position, ReadError, Scope, ShardKey,
 };
 use quorate_shard::kv::{Changes, OrgReadOptions, PutOptions, ReadOptions, Scan};
+use raft_cluster::{Maker, RaftCluster as Founded};
 use served::Served;
+
+fn found(nodes: u64, durability: Durability, maker: Maker) -> Founded {
+    Founded::new(nodes, durability, maker)
+}
 
 /// Longer than anything here takes on a machine with other work.
 const WITHIN: Duration = Duration::from_secs(60);

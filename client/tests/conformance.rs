@@ -13,7 +13,12 @@ use async_trait::async_trait;
 use quorate_client::Client;
 use quorate_conformance::replicator::{Cluster, MachineMaker, ReplicatorFactory, replicator};
 use quorate_replicator::{Durability, Replicator};
+use raft_cluster::{Maker, RaftCluster as Founded};
 use served::Served;
+
+fn found(nodes: u64, durability: Durability, maker: Maker) -> Founded {
+    Founded::new(nodes, durability, maker)
+}
 
 #[derive(Debug)]
 struct Factory(usize);

@@ -38,6 +38,9 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         "ScanOrg",
         "ChangeMembers",
         "Transfer",
+        "ProposeProven",
+        "ProposeManyProven",
+        "MemberBatches",
     ];
     let asked = |body: Vec<u8>| [&[0; 1][..], &[7; 8], &[0xd0, 7, 0, 0], &body].concat();
     let encoded = |value: &dyn Fn(&mut Vec<u8>)| {
@@ -57,6 +60,10 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let part = |more: u8| [&[5; 8][..], &[more], b"a part"].concat();
     let parts = Written::default().u8(1).piece(&part(1)).piece(&part(1)).piece(&part(0));
     seeds.push(parts.0);
+    // Group, index, head and proof, before the answer that is about them.
+    let fields = [&[0x94, 0, 7, 0xc4, 4][..], b"head", &[0xc4, 5], b"proof"].concat();
+    let height = [&[0; 8][..], &[2], &fields].concat();
+    seeds.push(Written::default().u8(1).piece(&height).piece(&part(0)).0);
     for (what, name) in
         [(4, "Ok"), (4, "Err"), (5, "Ok"), (6, "Batch"), (6, "End"), (7, "Status"), (7, "Event")]
     {

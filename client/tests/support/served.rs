@@ -1,23 +1,23 @@
-//! Nodes that decide by Raft over the memory transport, and serve clients over QUIC.
+//! Nodes that decide over the memory transport, and serve clients over QUIC. Which cluster, the test says.
 
 #![allow(dead_code, reason = "each test uses what it needs")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use quorate_client::{Client, ClientConfig, Service};
-use quorate_replicator::{ClusterId, Durability, NodeId, Transport as _};
+use quorate_client::{Client, ClientConfig, ClientError, Service};
+use quorate_replicator::{ClusterId, Durability, NodeId, Replicator, Transport as _};
 use quorate_shard::Shards;
 use quorate_transport_quic::{Authority, Identity, QuicConfig, QuicTransport, Subject, Validity};
 
 use crate::nobody::Nobody;
-use crate::raft_cluster::{Maker, RaftCluster};
+use crate::{Founded, Maker, found};
 
 const CLUSTER: ClusterId = ClusterId::new([7; 16]);
 
 /// A cluster whose nodes serve clients.
 pub(crate) struct Served {
-    pub(crate) cluster: RaftCluster,
+    pub(crate) cluster: Founded,
     authority: Authority,
     /// What reads of each node are answered from, if the machine is that of shards.
     shards: Mutex<Vec<Shards>>,
@@ -41,7 +41,7 @@ impl std::fmt::Debug for Served {
 impl Served {
     /// Opens nodes around machines of `maker`.
     pub(crate) async fn open(nodes: usize, durability: Durability, maker: Maker) -> Self {
-        let cluster = RaftCluster::new(nodes as u64, durability, maker).open().await;
+        let cluster = found(nodes as u64, durability, maker).open().await;
         let nothing = (0..nodes).map(|_| Shards::builder().build().1).collect();
         Self::around(cluster, Arc::new(Mutex::new(nothing))).await
     }
@@ -57,11 +57,11 @@ impl Served {
                 Box::new(machine)
             })
         };
-        let cluster = RaftCluster::new(nodes as u64, Durability::Disk, maker).open().await;
+        let cluster = found(nodes as u64, Durability::Disk, maker).open().await;
         Self::around(cluster, made).await
     }
 
-    async fn around(cluster: RaftCluster, made: Arc<Mutex<Vec<Shards>>>) -> Self {
+    async fn around(cluster: Founded, made: Arc<Mutex<Vec<Shards>>>) -> Self {
         let shards = std::mem::take(&mut *made.lock().unwrap());
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let doors = shards.iter().map(|_| Door { address: anywhere, quic: None }).collect();
@@ -75,13 +75,18 @@ impl Served {
 
     /// Serves clients of a node, at the address that it had before.
     pub(crate) fn serve(&self, node: usize) {
+        self.serve_through(node, self.cluster.node(NodeId::new(node as u64 + 1)));
+    }
+
+    /// Serves clients of a node, through something that may change what it says.
+    pub(crate) fn serve_through(&self, node: usize, replicator: Arc<dyn Replicator>) {
         let id = NodeId::new(node as u64 + 1);
         let identity = self.identity(&Subject::node(CLUSTER, id));
         let door = &mut self.doors.lock().unwrap()[node];
         let mut config = QuicConfig::listening(door.address);
         config.limits.accepts_per_second = 1000;
         let quic = QuicTransport::bind(identity, 1, config).unwrap();
-        let service = Service::new(self.cluster.node(id), &self.shards.lock().unwrap()[node]);
+        let service = Service::new(replicator, &self.shards.lock().unwrap()[node]);
         // Room for one largest message, so that calls wait for one another.
         let service = service.request_bytes_total(0);
         quic.receive(Arc::new(Nobody));
@@ -120,14 +125,26 @@ impl Served {
 
     /// A client that knows these nodes.
     pub(crate) async fn client(&self, nodes: &[usize]) -> Client {
-        let mut config = ClientConfig::default();
+        self.client_with(ClientConfig::default(), nodes).await
+    }
+
+    /// The same with what else the configuration says.
+    pub(crate) async fn client_with(&self, config: ClientConfig, nodes: &[usize]) -> Client {
+        self.try_client(config, nodes).await.unwrap()
+    }
+
+    pub(crate) async fn try_client(
+        &self,
+        mut config: ClientConfig,
+        nodes: &[usize],
+    ) -> Result<Client, ClientError> {
         let doors: Vec<_> = self.doors.lock().unwrap().iter().map(|door| door.address).collect();
         config.nodes = nodes
             .iter()
             .map(|node| (NodeId::new(*node as u64 + 1), doors[*node].to_string()))
             .collect();
         let identity = self.identity(&Subject::client(CLUSTER, "test").unwrap());
-        Client::connect_as(identity, config).await.unwrap()
+        Client::connect_as(identity, config).await
     }
 
     pub(crate) async fn close(&self) {
