@@ -419,10 +419,14 @@ impl Cluster {
 
     /// The configuration of a client.
     fn client_toml(&self, name: &str) -> String {
+        let genesis = match self.founding {
+            Some(_) => format!("genesis_file     = \"{GENESIS_FILE}\"\n"),
+            None => String::new(),
+        };
         let mut text = format!(
             "# Client {name} of cluster {}: `quorate --connect {CLIENT_FILE} status`. Paths are relative to this file.\n\n\
              [client]\nauthority_file   = \"{AUTHORITY_FILE}\"\ncertificate_file = \"client.pem\"\n\
-             key_file         = \"client.key\"\n\n[client.nodes]\n",
+             key_file         = \"client.key\"\n{genesis}\n[client.nodes]\n",
             self.id
         );
         self.write_nodes(&mut text);
@@ -464,7 +468,11 @@ impl Maker<'_> {
     pub(crate) fn client(&self, directory: &Path, name: &str, days: u32) -> Result<(), Failure> {
         let subject = Subject::client(self.cluster.id, name).map_err(Failure::usage)?;
         let issued = self.issue(&subject, days)?;
-        self.directory(directory, "client", &issued, &self.cluster.client_toml(name), |_| Ok(()))
+        let founding = self.cluster.founding.as_ref();
+        let config = self.cluster.client_toml(name);
+        self.directory(directory, "client", &issued, &config, |directory| {
+            founding.map_or(Ok(()), |founding| founding.write_genesis(directory))
+        })
     }
 
     /// Puts a new certificate and a new key into a directory that there is. What was there gets the ending `.old`.

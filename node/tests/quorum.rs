@@ -6,9 +6,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use common::process::{Cluster, Process, free_addresses};
-use common::writer::{Observer, Writer};
+use common::process::{Cluster, PATIENCE, Process, free_addresses};
+use common::writer::{Observer, Writer, connect, runtime};
 use common::{Ended, Place, budget};
+use quorate::ShardKey;
 use quorate::certificate::{Certificate, FaultModel, Genesis, Scheme, SigningKey, audit_history};
 use rustix::process::Signal;
 
@@ -87,6 +88,41 @@ fn what_was_decided_can_be_verified_and_nothing_else() {
     agree(&cluster);
     mutations(&cluster);
     proofs(&cluster);
+}
+
+/// Clients of a cluster with validators have its genesis, and return what is proved by that.
+#[test]
+fn a_client_returns_what_is_proved_by_its_genesis_and_nothing_else() {
+    let cluster = Cluster::new(NODES, "quorum");
+    let nodes = cluster.serve_all();
+    let proof = runtime().block_on(async {
+        let client = connect(&cluster.client_toml()).await;
+        let shard = ShardKey::new("app", "ns").unwrap();
+        let session = client.session().unwrap();
+        let commit = session.propose(&shard, "not an operation", PATIENCE).await.unwrap();
+        client.close().await;
+        commit.proof.expect("the configuration names a genesis")
+    });
+    cluster.place.write("frame.proof", &proof);
+    let shown = audit(&cluster, &["frame.proof", "--genesis", "cluster/genesis.toml"]);
+    assert_eq!((shown.code, &*shown.err), (0, ""));
+    assert_eq!(shown.json()["shard"], "app/ns");
+
+    // The same nodes with other keys: nothing that these validators sign is believed.
+    let other = Cluster::new(NODES, "quorum");
+    let cluster_of =
+        |text: &str| text.lines().find(|it| it.starts_with("cluster")).unwrap().to_owned();
+    let [ours, theirs] = [&cluster, &other]
+        .map(|of| fs::read_to_string(of.place.path("cluster/genesis.toml")).unwrap());
+    let strangers = theirs.replace(&cluster_of(&theirs), &cluster_of(&ours));
+    cluster.place.write("cluster/client/genesis.toml", strangers);
+    let put = cluster.run(&["kv", "put", "app/ns", "key", "value"]);
+    assert_ne!(put.code, 0, "{}", put.out);
+    assert!(put.err.contains("is not believed"), "{}", put.err);
+    cluster.place.write("cluster/client/genesis.toml", theirs);
+    let put = cluster.run(&["kv", "put", "app/ns", "key", "value"]);
+    assert!(put.code == 2 && put.err.contains("it is of another cluster"), "{}", put.err);
+    cluster.close(nodes);
 }
 
 /// Every node has decided the same, whatever certificates it has of it.
