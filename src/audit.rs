@@ -6,14 +6,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_certificate::{
-    Audit, AuditError, Audited, BodyKind, Decided, DecidedFrame, Genesis, HistoryWriter,
-    ProvenFrame, ValidatorHistory, ValueId, frames_of,
+    Audit, AuditError, Audited, BodyKind, Decided, DecidedFrame, Evidence, Genesis, Header,
+    HistoryError, HistoryWriter, ProvenFrame, ValidatorHistory, ValueId, frames_of,
 };
 use quorate_replicator::GroupId;
 use quorate_storage::{
-    Body, DataDir, DataDirError, DataMode, Entry, Group, Index, LogConfig, LogError, LogReader,
-    RealDisk,
+    Body, CheckpointMode, CheckpointStore, DataDir, DataDirError, DataMode, Entry, Group, Index,
+    LogConfig, LogError, LogReader, RealDisk,
 };
+
+/// How much of a checkpoint is kept in memory: a page of it is read.
+const CHECKPOINT_CACHE_BYTES: usize = 1 << 20;
 
 /// How many bytes of the log are read at a time.
 const READ_BYTES: usize = 4 << 20;
@@ -116,11 +119,13 @@ pub fn stored(
     let group = options.group.number();
     let writer = export.map(|export| HistoryWriter::new(export, genesis, group));
     let mut writer = writer.transpose().map_err(exported)?;
-    let audited = walk(data_dir, genesis, options, |_, decided| match &mut writer {
-        Some(writer) => writer.batch(decided).map_err(exported),
-        None => Ok(()),
+    let audited = walk(data_dir, genesis, options, |part, decided| match (&mut writer, part) {
+        (Some(writer), Part::Before) => writer.change(decided).map_err(exported),
+        (Some(writer), Part::Batch(_)) => writer.batch(decided).map_err(exported),
+        (None, _) => Ok(()),
     })?;
-    if let Some(writer) = writer {
+    if let Some(mut writer) = writer {
+        audited.evidence.iter().try_for_each(|it| writer.evidence(it)).map_err(exported)?;
         writer.end(audited.first, audited.height, &audited.id).map_err(exported)?;
     }
     Ok(audited)
@@ -147,17 +152,17 @@ pub fn prove(
     };
     let mut changes = Vec::new();
     let mut found = None;
-    walk(data_dir, genesis, options, |kind, decided| {
-        match kind {
-            BodyKind::Members => changes.push(own(decided)),
-            BodyKind::Frames => {
+    walk(data_dir, genesis, options, |part, decided| {
+        match part {
+            Part::Before | Part::Batch(BodyKind::Members) => changes.push(own(decided)),
+            Part::Batch(BodyKind::Frames) => {
                 let body = Bytes::copy_from_slice(decided.body);
                 let frames = frames_of(&body).unwrap_or_default();
                 if let Some(frame) = frames.iter().rev().find(|frame| wanted(frame)) {
                     found = Some((changes.len(), own(decided), frame.slot));
                 }
             }
-            BodyKind::Empty => {}
+            Part::Batch(BodyKind::Empty) => {}
         }
         Ok(())
     })?;
@@ -167,20 +172,41 @@ pub fn prove(
     }))
 }
 
-/// Verifies each decided batch, and gives it to `each`.
+/// What a walk comes upon.
+#[derive(Clone, Copy)]
+enum Part {
+    /// A change of the validators from before the first height that the log has.
+    Before,
+    /// A height.
+    Batch(BodyKind),
+}
+
+/// Verifies each decided batch, and gives it to `each`; before them the changes that the log has no more, and after them what is stored of
+/// evidence.
 fn walk(
     data_dir: &Path,
     genesis: &Genesis,
     options: &AuditOptions,
-    mut each: impl FnMut(BodyKind, Decided<'_>) -> Result<(), StoredAuditError>,
+    mut each: impl FnMut(Part, Decided<'_>) -> Result<(), StoredAuditError>,
 ) -> Result<Audited, StoredAuditError> {
     let AuditOptions { group, tip } = options;
-    let reader = open(data_dir, *group)?;
+    let Opened { reader, mark, state } = open(data_dir, *group)?;
     let group = Group::new(group.number());
     let first = reader.first(group).max(1);
     let audit = match first {
         1 => Audit::new(genesis, group.number()),
-        first => Audit::after(ValidatorHistory::new(genesis, group.number()), first - 1),
+        first => {
+            let mut history = ValidatorHistory::new(genesis, group.number());
+            for [header, body, certificate] in changes_in(data_dir, genesis, group, &mark)? {
+                let decided = Decided { header: &header, body: &body, certificate: &certificate };
+                let height = Header::decode(&header).map_err(HistoryError::from);
+                if height.map_err(AuditError::from)?.height < first {
+                    history.push(decided).map_err(AuditError::from)?;
+                    each(Part::Before, decided)?;
+                }
+            }
+            Audit::after(history, first - 1)
+        }
     };
     let mut audit = audit.looking_for(*tip);
     decided(&reader, group, first, |entry, proof| {
@@ -196,9 +222,49 @@ fn walk(
         if entry.tag.0 != header.id() {
             return differs(hex(&entry.tag.0), hex(&header.id()));
         }
-        each(kind, decided)
+        each(Part::Batch(kind), decided)
     })?;
+    for evidence in evidence_in(data_dir, genesis, group, state.as_ref())? {
+        audit.evidence(evidence)?;
+    }
     Ok(audit.finish()?)
+}
+
+/// The changes that a checkpoint carries.
+fn changes_in(
+    data_dir: &Path,
+    genesis: &Genesis,
+    group: Group,
+    mark: &Bytes,
+) -> Result<Vec<[Bytes; 3]>, StoredAuditError> {
+    #[cfg(feature = "quorum")]
+    if !mark.is_empty() {
+        return quorate_driver_quorum::changes_in(genesis, group.number(), mark)
+            .map_err(|problem| unusable(data_dir, problem));
+    }
+    // Without the driver nobody here knows its words: if validators changed before, the first height is refused.
+    let _ = (data_dir, genesis, group, mark);
+    Ok(Vec::new())
+}
+
+/// The evidence that is stored.
+fn evidence_in(
+    data_dir: &Path,
+    genesis: &Genesis,
+    group: Group,
+    state: Option<&Bytes>,
+) -> Result<Vec<Evidence>, StoredAuditError> {
+    #[cfg(feature = "quorum")]
+    if let Some(state) = state {
+        return quorate_driver_quorum::evidence_in(genesis, group.number(), state)
+            .map_err(|problem| unusable(data_dir, problem));
+    }
+    let _ = (data_dir, genesis, group, state);
+    Ok(Vec::new())
+}
+
+fn unusable(data_dir: &Path, problem: String) -> StoredAuditError {
+    StoredAuditError::Directory { directory: data_dir.display().to_string(), problem }
 }
 
 /// Gives each decided entry from `first` on, in order.
@@ -235,7 +301,16 @@ fn carried(entry: &Entry) -> (BodyKind, &[u8]) {
     }
 }
 
-fn open(data_dir: &Path, group: GroupId) -> Result<LogReader, StoredAuditError> {
+/// What a stopped node has of a group.
+struct Opened {
+    reader: LogReader,
+    /// The engine's words in the newest checkpoint; nothing if there is none.
+    mark: Bytes,
+    /// The engine's state in the log.
+    state: Option<Bytes>,
+}
+
+fn open(data_dir: &Path, group: GroupId) -> Result<Opened, StoredAuditError> {
     let directory = data_dir.display().to_string();
     let failed = |error: DataDirError| StoredAuditError::Directory {
         directory: directory.clone(),
@@ -254,8 +329,14 @@ fn open(data_dir: &Path, group: GroupId) -> Result<LogReader, StoredAuditError> 
     let mut opened = DataDir::open(disk, &identity, DataMode::ReadOnly, [0; 16]).map_err(failed)?;
     // Nothing is brought into memory: the reader goes through it.
     let floors = (0..groups).map(|group| (Group::new(group), Index::MAX)).collect();
-    let (log, _) = opened.open_log(LogConfig::default(), 0, floors).map_err(failed)?;
-    Ok(log.reader())
+    let (log, mut recovered) = opened.open_log(LogConfig::default(), 0, floors).map_err(failed)?;
+    let group = Group::new(group.number());
+    let mode = CheckpointMode::ReadOnly;
+    let checkpoint = CheckpointStore::open(opened.disk(), group, mode, CHECKPOINT_CACHE_BYTES)
+        .map_err(|error| unusable(data_dir, error.to_string()))?;
+    let mark = checkpoint.latest().map(|meta| meta.mark).unwrap_or_default();
+    let state = recovered.remove(&group).and_then(|recovered| recovered.state);
+    Ok(Opened { reader: log.reader(), mark, state })
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -2,16 +2,20 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use quorate::GroupId;
 use quorate::audit::{AuditOptions, StoredAuditError, stored};
 use quorate::certificate::{
     AuditError, BodyKind, Certificate, FaultModel, Genesis, Header, Scheme, SigningKey, Validator,
     VoteType, audit_history, body_hash, vote_bytes,
 };
+use quorate::{GroupId, NodeId};
+use quorate_driver_quorum::simulation::{self, Ballot};
+use quorate_driver_quorum::{QuorumConfig, QuorumDriver, Setup};
+use quorate_engine::engine::{EngineDriver as _, Input, Opening, Output};
 use quorate_storage::{
-    Body, DataDir, DataMode, Entry, Group, Identity, LogConfig, RealDisk, Record, Tag,
+    Body, DataDir, DataMode, Entry, Group, Identity, LogConfig, RealDisk, Record, Recovered, Tag,
 };
 
 struct Cluster {
@@ -170,4 +174,85 @@ fn a_directory_that_cannot_be_audited_is_told_apart() {
     let mut options = options();
     options.group = GroupId::new(2);
     assert!(audit(&quorum, &options).contains("there is no g2"));
+}
+
+/// What a node stores that decides a height while another validator prevotes for two values.
+fn state_of_one_who_saw_two_faces(cluster: &Cluster) -> Bytes {
+    let chain = cluster.genesis.chain(1);
+    let setup = |(node, key): (u64, &SigningKey)| {
+        let key = SigningKey::from_bytes(&key.to_bytes()).unwrap();
+        (NodeId::new(node), Setup::new(cluster.genesis.clone(), Arc::new(key)))
+    };
+    let driver = QuorumDriver::with_setups((1..).zip(&cluster.keys).map(setup));
+    let now = Duration::from_secs(1);
+    let open = |node: u8| {
+        let opening = Opening {
+            group: GroupId::new(1),
+            node: NodeId::new(node.into()),
+            members: (1..=4).map(NodeId::new).collect(),
+            incarnation: [node; 16],
+            seed: 1,
+            checkpoint: None,
+            log: Recovered { first: 1, ..Recovered::default() },
+        };
+        let mut out = Output::default();
+        let engine = driver.open(&QuorumConfig::default(), opening, &mut out).unwrap();
+        (engine, out)
+    };
+    let (mut engine, mut out) = open(1);
+    engine.settle(now, &mut out);
+    // The others note which directory it has: then it votes.
+    let hello: Vec<_> = out.sends.drain(..).map(|send| send.message).collect();
+    for node in 2..=4 {
+        let (mut other, mut answers) = open(node);
+        for message in hello.clone() {
+            other.step(now, Input::Message { from: NodeId::new(1), message }, &mut answers);
+        }
+        other.settle(now, &mut answers);
+        for send in answers.sends.drain(..).filter(|send| send.to == [NodeId::new(1)]) {
+            let (from, message) = (NodeId::new(node.into()), send.message);
+            engine.step(now, Input::Message { from, message }, &mut out);
+        }
+    }
+    engine.settle(now, &mut out);
+    let batch = Body::Frames(Bytes::from_static(b"batch"));
+    let placed = engine.propose(now, batch, &mut out).unwrap();
+    let mut say = |node: u64, is_precommit, value: [u8; 32]| {
+        let (height, round, value) = (placed.index, 0, Some(value));
+        let ballot = Ballot { node, is_precommit, height, round, value, line: Bytes::new() };
+        let key = &cluster.keys[node as usize - 1];
+        let message = simulation::vote(&chain, (&chain, 0), &ballot, key).unwrap();
+        let from = NodeId::new(node);
+        engine.step(now, Input::Message { from, message }, &mut out);
+    };
+    say(2, false, [9; 32]);
+    for is_precommit in [false, true] {
+        (2..=4).for_each(|node| say(node, is_precommit, placed.tag.0));
+    }
+    engine.settle(now, &mut out);
+    let states = out.writes.into_iter().filter_map(|write| match write.record {
+        Record::State(state) => Some(state),
+        _ => None,
+    });
+    states.last().expect("it has stored what it saw")
+}
+
+#[test]
+fn evidence_is_shown_and_exported_and_only_if_it_holds() {
+    let (cluster, place) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let mut records = cluster.records(3);
+    records.push(Record::State(state_of_one_who_saw_two_faces(&cluster)));
+    write(place.path(), "quorum", records);
+    let mut file = Vec::new();
+    let audited = stored(place.path(), &cluster.genesis, &options(), Some(&mut file)).unwrap();
+    let [ref evidence] = audited.evidence[..] else { panic!("{:?}", audited.evidence) };
+    assert_eq!((evidence.validator(), evidence.deed()), (2, "prevoted for two values"));
+    assert_eq!(audit_history(&file[..], Some(&cluster.genesis), None).unwrap(), audited);
+
+    // It stands before the last record: a bit of it is changed.
+    let bytes = evidence.encode();
+    let place = file.windows(bytes.len()).position(|window| window == bytes).unwrap();
+    file[place + bytes.len() - 1] ^= 1;
+    let error = audit_history(&file[..], Some(&cluster.genesis), None).unwrap_err();
+    assert!(error.to_string().contains("evidence against node 2"), "{error}");
 }

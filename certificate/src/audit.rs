@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::change::MembersBody;
 use crate::codec::hex;
 use crate::decided::Decided;
+use crate::evidence::{Evidence, EvidenceError};
 use crate::genesis::Genesis;
 use crate::header::{BodyKind, Header};
+use crate::motion::Motion;
 use crate::validator_history::{HistoryError, ValidatorHistory};
 use crate::vote::ValueId;
 
@@ -26,6 +29,9 @@ pub struct Audit {
     inherited: Option<[u8; 32]>,
     /// What headers said of the history at an index.
     claims: BTreeMap<u64, [u8; 32]>,
+    /// How the validators changed, and what some of them did.
+    changes: Vec<AuditedChange>,
+    evidence: Vec<Evidence>,
     /// A height and the id of its header, which are to be found.
     wanted: Option<(u64, ValueId)>,
 }
@@ -49,6 +55,22 @@ pub struct Audited {
     pub id: ValueId,
     /// The epoch of the validators of the next height.
     pub epoch: u64,
+    /// How the validators changed in it, in the order of the heights.
+    pub changes: Vec<AuditedChange>,
+    /// What validators did that keep no rules; each is verified, and a part of what they may have done.
+    pub evidence: Vec<Evidence>,
+}
+
+/// A decided change of the validators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AuditedChange {
+    /// At which height it was decided; it is in force two heights later.
+    pub height: u64,
+    /// What changed, in words.
+    pub words: String,
+    /// The validators whose operators have approved it; their signatures hold.
+    pub approved_by: Vec<u64>,
 }
 
 /// The first thing that is wrong with a history.
@@ -108,6 +130,14 @@ pub enum AuditError {
         /// Which.
         height: u64,
     },
+    /// What is to show that a validator broke the rules does not.
+    #[error("evidence against node {node}: {error}")]
+    Evidence {
+        /// Against whom.
+        node: u64,
+        /// Why it shows nothing.
+        error: EvidenceError,
+    },
     /// It has another header at the height of the tip that is to be found.
     #[error("height {height}: its header is {}, and the one to be found {}", hex(.found), hex(.wanted))]
     OtherTip {
@@ -130,8 +160,17 @@ impl Audit {
 
     /// From the height after `height` on, for a history whose beginning is gone. `validators` has the changes of all heights up to that one.
     pub fn after(validators: ValidatorHistory, height: u64) -> Self {
-        let (first, inherited, claims, wanted) = (0, None, BTreeMap::new(), None);
-        Self { validators, tip: height, id: None, first, inherited, claims, wanted }
+        Self {
+            validators,
+            tip: height,
+            id: None,
+            first: 0,
+            inherited: None,
+            claims: BTreeMap::new(),
+            changes: Vec::new(),
+            evidence: Vec::new(),
+            wanted: None,
+        }
     }
 
     /// With a height and the id of its header, which have to be in it: a tail that is missing cannot be seen otherwise.
@@ -171,7 +210,9 @@ impl Audit {
         }
         self.validators.verify(decided)?;
         if header.kind == BodyKind::Members {
+            let change = self.change(height, decided.body);
             self.validators.apply(height, decided.body)?;
+            self.changes.extend(change);
         }
         self.claims.insert(index, header.state);
         if self.claims.len() > CLAIMS_MAX {
@@ -185,6 +226,33 @@ impl Audit {
                 (index + 1 == height && header.previous == origin).then_some(header.state);
         }
         Ok(header)
+    }
+
+    /// What a decided change says of itself, before it is applied.
+    fn change(&self, height: u64, body: &[u8]) -> Option<AuditedChange> {
+        let (motion, approvals) = Motion::of(&MembersBody::decode(body).ok()?).ok()?;
+        let (chain, set) = (self.validators.chain(), self.validators.at(height.saturating_add(1)));
+        let holds = |(node, approval): &(u64, _)| {
+            motion.verify_approval(chain, set, *node, approval).is_ok().then_some(*node)
+        };
+        let approved_by = approvals.iter().filter_map(holds).collect();
+        Some(AuditedChange { height, words: motion.to_string(), approved_by })
+    }
+
+    /// Takes evidence, of an epoch up to which the changes were taken.
+    ///
+    /// # Errors
+    ///
+    /// It shows nothing; then nothing is taken.
+    pub fn evidence(&mut self, evidence: Evidence) -> Result<(), AuditError> {
+        let (node, found) = (evidence.validator(), evidence.epoch());
+        let refused = |error| AuditError::Evidence { node, error };
+        let newest = self.validators.at(u64::MAX).epoch();
+        let set = self.validators.of_epoch(found);
+        let set = set.ok_or_else(|| refused(EvidenceError::Epoch { found, epoch: newest }))?;
+        evidence.verify(self.validators.chain(), set).map_err(refused)?;
+        self.evidence.push(evidence);
+        Ok(())
     }
 
     /// The newest height, and the id of its header: of the chain itself before the first; none where the beginning is gone and nothing was
@@ -218,6 +286,8 @@ impl Audit {
             height,
             id: self.id.unwrap_or_default(),
             epoch: validators.at(height.saturating_add(1)).epoch(),
+            changes: self.changes.clone(),
+            evidence: self.evidence.clone(),
         })
     }
 

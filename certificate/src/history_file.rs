@@ -1,7 +1,7 @@
 //! A history in a file: the genesis, and decided batches with their certificates.
 //!
 //! ```text
-//!   quorate.hist.001 | start: group, genesis | changes of before .. | batches .. | end: first height, tip
+//!   quorate.hist.001 | start: group, genesis | changes of before .. | batches .. | evidence .. | end: first height, tip
 //! ```
 //!
 //! Each record is a kind (1 byte), a length (4) and so many bytes. A batch, and a change of the validators from before the first batch, is header
@@ -13,6 +13,7 @@ use std::io::{self, Read, Write};
 use crate::audit::{Audit, AuditError, Audited};
 use crate::codec::{Malformed, Reader, Writer, hex};
 use crate::decided::Decided;
+use crate::evidence::Evidence;
 use crate::genesis::Genesis;
 use crate::header::{HEADER_BYTES, Header};
 use crate::validator_history::ValidatorHistory;
@@ -27,6 +28,7 @@ const START: u8 = 1;
 const CHANGE: u8 = 2;
 const BATCH: u8 = 3;
 const END: u8 = 4;
+const EVIDENCE: u8 = 5;
 
 /// Writes a history, whose batches the caller has verified with an [`Audit`].
 #[derive(Debug)]
@@ -64,6 +66,15 @@ impl<W: Write> HistoryWriter<W> {
     /// See [`new`](Self::new).
     pub fn batch(&mut self, decided: Decided<'_>) -> io::Result<()> {
         self.decided(BATCH, decided)
+    }
+
+    /// Adds evidence, after the last batch.
+    ///
+    /// # Errors
+    ///
+    /// See [`new`](Self::new).
+    pub fn evidence(&mut self, evidence: &Evidence) -> io::Result<()> {
+        self.record(EVIDENCE, &[&evidence.encode()])
     }
 
     /// Ends the history, which goes from `first` to this tip, and gives back what it was written to. An empty one goes from 0 to height 0,
@@ -185,6 +196,12 @@ pub fn audit_history(
                     }
                 };
                 audit.add(decided)?;
+            }
+            EVIDENCE => {
+                let evidence = Evidence::decode(record).map_err(|error| malformed(at, error))?;
+                let audit =
+                    audit.get_or_insert_with(|| begin(&found, group, &changes, 1).looking_for(tip));
+                audit.evidence(evidence)?;
             }
             END => {
                 let audit =

@@ -58,7 +58,7 @@ mod validator;
 mod validator_history;
 mod vote;
 
-pub use audit::{Audit, AuditError, Audited};
+pub use audit::{Audit, AuditError, Audited, AuditedChange};
 pub use body::{FrameProof, FrameProofs, ProvenFrame, body_hash, frames_of};
 pub use certificate::{
     Certificate, CertificateError, verify_certificate, verify_header, verify_header_by,

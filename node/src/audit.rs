@@ -201,7 +201,8 @@ pub(crate) fn read_genesis(path: &Path) -> Result<Genesis, Failure> {
 }
 
 fn report(audited: &Audited, output: Output) -> Result<(), Failure> {
-    let Audited { genesis, group, first, inherited, height, id, epoch, .. } = audited;
+    let Audited { genesis, group, first, inherited, height, id, epoch, changes, evidence, .. } =
+        audited;
     print_as(
         output,
         || {
@@ -214,6 +215,17 @@ fn report(audited: &Audited, output: Output) -> Result<(), Failure> {
                 "height": height,
                 "id": hex(id),
                 "epoch": epoch,
+                "changes": changes.iter().map(|change| json!({
+                    "height": change.height,
+                    "change": change.words,
+                    "approved_by": change.approved_by,
+                })).collect::<Vec<_>>(),
+                "evidence": evidence.iter().map(|it| json!({
+                    "node": it.validator(),
+                    "deed": it.deed(),
+                    "height": it.height(),
+                    "round": it.round(),
+                })).collect::<Vec<_>>(),
             })
         },
         || {
@@ -230,11 +242,29 @@ fn report(audited: &Audited, output: Output) -> Result<(), Failure> {
                     "heights {first} to {height} are decided by their validators; what was before is not in it"
                 ),
             };
-            format!(
+            let mut text = format!(
                 "{what}\ngenesis  {}\ngroup    g{group}\nepoch    {epoch}\ntip      {height}:{}",
                 hex(genesis),
                 hex(id)
-            )
+            );
+            for change in changes {
+                let approved = change.approved_by.iter().map(|node| format!("n{node}"));
+                let approved = approved.collect::<Vec<_>>().join(", ");
+                text += &format!(
+                    "\nchange   height {}: {}, approved by {approved}",
+                    change.height, change.words
+                );
+            }
+            for it in evidence {
+                text += &format!(
+                    "\nevidence n{} {} at height {}, round {}",
+                    it.validator(),
+                    it.deed(),
+                    it.height(),
+                    it.round()
+                );
+            }
+            text
         },
     )
 }

@@ -535,13 +535,27 @@ fn validators_come_go_and_change_keys_while_a_cluster_runs() {
     let mut again = cluster.serve(3);
     again.wait_for("is ready");
     nodes[2] = Some(again);
-    // The one before is needed no more.
+    // The one before is needed no more. The log is trimmed meanwhile, and the changes are kept.
     nodes[1].take().expect("it runs").kill();
     let at = |file: &str| cluster.place.path(&format!("cluster/n2/{file}"));
     fs::rename(at("next.key"), at("validator.key")).unwrap();
-    let mut again = cluster.serve(2);
-    again.wait_for("is ready");
-    nodes[1] = Some(again);
+    // What was there before a start is trimmed if a checkpoint had it by then.
+    for trimmed in [false, true] {
+        let mut trims = cluster.serve_command(2);
+        trims.env("QUORATE_CHECKPOINT_INTERVAL", "500ms").env("QUORATE_RETAIN_BYTES", "0");
+        let mut again = Process::spawn(trims);
+        again.wait_for("is ready");
+        Observer::new(&cluster.client_of(&[2])).wait_for("trimmed", |statuses| {
+            let [status] = statuses else { return None };
+            let group = status.groups.first()?;
+            let is_enough = if trimmed { group.log_first > 1 } else { group.checkpoint > 0 };
+            is_enough.then_some(())
+        });
+        if !trimmed {
+            again.kill();
+        }
+        nodes[1] = Some(again);
+    }
 
     let observer = Observer::new(&cluster.client_of(&[2, 3, 4, 5]));
     writer.finish(std::slice::from_ref(&observer));
@@ -555,6 +569,26 @@ fn validators_come_go_and_change_keys_while_a_cluster_runs() {
     for node in [2, 3, 4, 5] {
         let ended = audit_node(&cluster, node, &[]);
         assert_eq!(ended.code, 0, "n{node}: {}", ended.err);
-        assert_eq!(ended.json()["epoch"], 3, "n{node}");
+        let found = ended.json();
+        assert_eq!(found["epoch"], 3, "n{node}");
+        if node == 2 {
+            assert!(found["first"].as_u64().unwrap() > 1, "{found}");
+            let file = cluster.place.path("n2.history");
+            let ended = audit_node(&cluster, 2, &["--export", file.to_str().unwrap()]);
+            assert_eq!(ended.code, 0, "{}", ended.err);
+            let genesis = ["n2.history", "--genesis", "cluster/genesis.toml"];
+            let ended = audit(&cluster, &genesis);
+            assert_eq!((ended.code, ended.json()["epoch"].as_u64()), (0, Some(3)), "{}", ended.err);
+            continue;
+        }
+        let changes = found["changes"].as_array().unwrap();
+        let of = |change: &serde_json::Value| change["change"].as_str().unwrap().to_owned();
+        let words = ["add n5 with power 1", "remove n1", "give n2 another ed25519 key"];
+        for (change, words) in changes.iter().zip(words) {
+            assert!(of(change).starts_with(words), "n{node}: {change}");
+            let approved = change["approved_by"].as_array().unwrap();
+            assert!(approved.len() >= 3, "n{node}: {change}");
+        }
+        assert_eq!(changes.len(), 3);
     }
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_certificate::{ChainId, FaultModel, Genesis, ValidatorSet, ValueId};
+use quorate_certificate::{ChainId, Evidence, FaultModel, Genesis, ValidatorSet, ValueId};
 use quorate_engine::engine::{
     Delivery, Demand, Engine, EngineDriver, EngineStatus, Founding, Inherited, Input, Inspector,
     Message, Now, Opening, Outgoing, Output, Placed, StateHash, TimerId,
@@ -57,6 +57,11 @@ const FOUND_EVERY: Duration = Duration::from_millis(200);
 
 /// How long a proposer that was woken waits for frames of its own node before it proposes nothing.
 const EMPTY_AFTER: Duration = Duration::from_millis(1);
+
+/// What a stored state has of evidence; none if it is not one of this chain.
+pub(crate) fn evidence_of(chain: &ChainId, state: &[u8]) -> Option<Vec<Evidence>> {
+    Standing::decode(chain, state).ok().map(|standing| standing.evidence)
+}
 
 /// The quorum-vote driver.
 #[derive(Clone, Debug, Default)]

@@ -23,8 +23,10 @@ mod message;
 mod setup;
 #[doc(hidden)]
 pub mod simulation;
+mod stored;
 mod tendermint;
 
 pub use config::QuorumConfig;
 pub use engine::{QuorumDriver, QuorumEngine};
 pub use setup::Setup;
+pub use stored::{changes_in, evidence_in};

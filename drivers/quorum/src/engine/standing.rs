@@ -41,7 +41,7 @@ pub(super) struct Standing {
     /// Under which directory each other node is known.
     known: BTreeMap<NodeId, Incarnation>,
     /// Proof of who has said two things where one may be said.
-    evidence: Vec<Evidence>,
+    pub(super) evidence: Vec<Evidence>,
     /// What others have answered about this node's directory: whether it is the one that they know, and their claims.
     answers: BTreeMap<NodeId, (bool, u64)>,
 }

@@ -4,9 +4,15 @@ mod table;
 
 use std::time::Duration;
 
-use quorate_certificate::{ChainId, Motion, NewKey, Scheme, ValidatorChange};
+use bytes::Bytes;
+use quorate_certificate::{
+    BodyKind, ChainId, Header, Motion, NewKey, Scheme, ValidatorChange, body_hash,
+};
+use quorate_driver_quorum::evidence_in;
+use quorate_driver_quorum::simulation::{self, Ballot};
 use quorate_replicator::{AdminError, NodeId, Role};
 
+use quorate_storage::Body;
 use table::{Table, key, next_key};
 
 fn chain(table: &Table) -> ChainId {
@@ -166,6 +172,79 @@ fn nothing_changes_without_a_quorum_of_approvals() {
     assert!(!table.run(Duration::from_secs(60), |table| members(table, 1).len() < 4));
     assert_eq!(table.answer(3, late), None);
     assert_eq!(table.audit(2).epoch, 1);
+}
+
+/// A proposer that is a liar proposes a change by itself; the others vote for it only if it carries approvals of a quorum.
+#[test]
+fn validators_vote_for_no_change_that_a_quorum_has_not_approved() {
+    let proposed = |approved_by: &[u64]| {
+        let mut table = Table::new(Scheme::Ed25519);
+        let (chain, set) = (chain(&table), table.genesis.validators().clone());
+        let motion = remove(4);
+        let approve = |node: &u64| {
+            let approval = motion.approve(&chain, 0, *node, &key(Scheme::Ed25519, *node as u8));
+            (*node, approval.unwrap())
+        };
+        let approvals: Vec<_> = approved_by.iter().map(approve).collect();
+        let body = motion.body(&approvals).encode();
+        let header = Header {
+            height: 1,
+            previous: *chain.as_bytes(),
+            proposer: 1,
+            validators: set.digest(),
+            next_validators: set.digest(),
+            state_index: 0,
+            state: [0; 32],
+            kind: BodyKind::Members,
+            body: body_hash(BodyKind::Members, &body),
+        };
+        let body = Body::Members(body.into());
+        let key = key(Scheme::Ed25519, 1);
+        let proposal = simulation::proposal((&chain, 0), 0, &header, &body, &key).unwrap();
+        table.stop(1);
+        table.say(1, &[2, 3, 4], &proposal);
+        table.offer();
+        table.settle(&[2, 3, 4]);
+        let first = |vote: &&Ballot| !vote.is_precommit && (vote.height, vote.round) == (1, 0);
+        let voted: Vec<_> = table.votes.iter().filter(first).map(|vote| vote.value).collect();
+        assert!(voted.len() >= 3, "{voted:?}");
+        let is_for = voted.iter().all(|value| *value == Some(header.id()));
+        assert!(is_for || voted.iter().all(Option::is_none), "{voted:?}");
+        assert_eq!(table.audit(2).epoch, u64::from(is_for));
+        is_for
+    };
+    assert!(proposed(&[1, 2, 3]), "three of four are a quorum");
+    assert!(proposed(&[2, 3, 4]));
+    for too_few in [&[][..], &[1], &[1, 2]] {
+        assert!(!proposed(too_few), "{too_few:?}");
+    }
+}
+
+#[test]
+fn a_validator_with_two_faces_is_shown_and_its_signatures_are_kept() {
+    let mut table = Table::new(Scheme::Ed25519);
+    let chain = chain(&table);
+    table.offer();
+    for value in [[1; 32], [2; 32]] {
+        let (node, is_precommit, height, round) = (2, false, 1, 0);
+        let value = Some(value);
+        let ballot = Ballot { node, is_precommit, height, round, value, line: Bytes::new() };
+        let key = key(Scheme::Ed25519, 2);
+        let vote = simulation::vote(&chain, (&chain, 0), &ballot, &key).unwrap();
+        table.say(2, &[1, 3], &vote);
+    }
+    table.settle(&[1, 3, 4]);
+    table.stop(1);
+    table.start(1);
+    for node in [1, 3] {
+        let status = table.status(node);
+        let two = status.peers.iter().find(|peer| peer.node == NodeId::new(2)).unwrap();
+        assert!(two.note.contains("prevoted for two values at height 1"), "{}", two.note);
+        let kept = evidence_in(&table.genesis, 0, &table.state(node).unwrap()).unwrap();
+        let [ref evidence, ..] = kept[..] else { panic!("n{node} has kept it") };
+        assert_eq!(evidence.verify(&chain, table.genesis.validators()), Ok(()));
+        assert_eq!(evidence.validator(), 2);
+    }
 }
 
 /// Power is lost at all nodes after each so many messages; the operators ask again, as what they said is lost too.

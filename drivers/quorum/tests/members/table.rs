@@ -8,6 +8,7 @@ use bytes::Bytes;
 use quorate_certificate::{
     Audit, Audited, Decided, FaultModel, Genesis, Motion, Scheme, SigningKey, Validator,
 };
+use quorate_driver_quorum::simulation::{Ballot, Heard, hear};
 use quorate_driver_quorum::{QuorumConfig, QuorumDriver, Setup};
 use quorate_engine::engine::{
     Admin, Deliver, Delivery, Demand, Engine, EngineDriver, EngineStatus, Input, Message, Now,
@@ -42,6 +43,8 @@ pub(crate) struct Table {
     now: Now,
     pub(crate) seats: Vec<Seat>,
     messages: VecDeque<(usize, NodeId, Message)>,
+    /// All votes that were sent.
+    pub(crate) votes: Vec<Ballot>,
     offered: Vec<Bytes>,
     tickets: u64,
     /// How many messages may still be heard; all, if nothing is said.
@@ -95,6 +98,7 @@ impl Table {
             now: Duration::from_secs(1),
             seats: (1..=5).map(seat).collect(),
             messages: VecDeque::new(),
+            votes: Vec::new(),
             offered: Vec::new(),
             tickets: 0,
             patience: None,
@@ -151,6 +155,18 @@ impl Table {
         });
     }
 
+    /// A node says something to these, whatever it is.
+    pub(crate) fn say(&mut self, from: u64, to: &[u64], message: &Message) {
+        for to in to {
+            self.messages.push_back((Self::place_of(*to), NodeId::new(from), message.clone()));
+        }
+    }
+
+    /// The state that a node has stored beside its log.
+    pub(crate) fn state(&self, node: u64) -> Option<Bytes> {
+        self.seats[Self::place_of(node)].log.state.clone()
+    }
+
     /// The operator of a node approves a motion; what comes of it is told under the ticket.
     pub(crate) fn approve(&mut self, node: u64, motion: &Motion) -> u64 {
         self.tickets += 1;
@@ -204,6 +220,9 @@ impl Table {
             let checks = std::mem::take(&mut out.checks);
             let fetches = std::mem::take(&mut out.fetches);
             for send in sends {
+                if let Some(Heard::Vote(vote)) = hear(&self.genesis.chain(0), &send.message) {
+                    self.votes.push(vote);
+                }
                 for to in send.to {
                     let to = Self::place_of(to.number());
                     self.messages.push_back((to, from, send.message.clone()));
