@@ -10,6 +10,7 @@ use quorate_replicator::{
 };
 use quorate_shard::kv::{Compare, Condition, Op, Transaction, TransactionOp};
 
+use crate::counters::CounterOp;
 use crate::oracle::{Checked, violation};
 use crate::registers;
 
@@ -52,6 +53,8 @@ pub(crate) struct Client {
     list_max: usize,
     /// Whether it works on keys whose history is judged, what it wrote to each last, and what it did since somebody looked.
     registers: bool,
+    /// Whether it works on counters, too.
+    counters: bool,
     written: HashMap<u32, u64>,
     made: Vec<(FrameId, u32, What)>,
     open: BTreeMap<u64, Open>,
@@ -68,6 +71,7 @@ impl Client {
     pub(crate) fn new(number: u8, list_max: usize, registers: bool) -> Self {
         Self {
             registers,
+            counters: false,
             written: HashMap::new(),
             made: Vec::new(),
             number,
@@ -81,6 +85,11 @@ impl Client {
             orphans: 0,
             answered: 0,
         }
+    }
+
+    /// In one seed of four it works on counters, too. That is not drawn: other seeds live as they would without.
+    pub(crate) fn counting(self, seed: u64) -> Self {
+        Self { counters: seed & 7 > 5, ..self }
     }
 
     fn session(&self) -> SessionId {
@@ -214,6 +223,16 @@ impl Client {
         if self.list_max < LONG_LIST {
             value.extend(std::iter::repeat_n('x', rng.usize(..200)));
         }
+        let counts = self.counters && serial % 4 == 1;
+        let op = Self::key_op(rng, &key, &other, &value);
+        match serial % 16 {
+            9 if counts => CounterOp::Largest.encode(),
+            _ if counts => CounterOp::Add { name: key, by: 1 + serial % 6 }.encode(),
+            _ => op,
+        }
+    }
+
+    fn key_op(rng: &mut fastrand::Rng, key: &str, other: &str, value: &str) -> Bytes {
         let (key, other, value) = (key.as_bytes(), other.as_bytes(), value.as_bytes());
         match rng.u8(..10) {
             0 => Op::delete(key),

@@ -146,7 +146,7 @@ impl<'t> Cluster<'t> {
         let weather = (swarm.calm.clone(), swarm.storm.clone());
         let network = Network::new(rng.u64(..), swarm.nodes, weather, swarm.keeps_contract);
         let clients = (0..swarm.clients)
-            .map(|number| Client::new(number, swarm.list_max, swarm.registers))
+            .map(|number| Client::new(number, swarm.list_max, swarm.registers).counting(seed))
             .collect();
         Self {
             opens,
@@ -370,6 +370,7 @@ impl<'t> Cluster<'t> {
             store: machine.store,
             seed,
             settings: &self.swarm.settings,
+            judge: machine.lies.is_none().then_some(&self.oracle.judge),
             forgets: votes.map_or((false, false), |votes| votes.forgets(machine.id)),
             is_unflushed: votes.is_some_and(Votes::is_unflushed),
         };

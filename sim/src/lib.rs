@@ -17,6 +17,8 @@
 mod client;
 mod cluster;
 mod copies;
+mod counters;
+mod judge;
 mod node;
 mod oracle;
 mod registers;

@@ -14,7 +14,7 @@ use quorate_engine::{
 };
 use quorate_replicator::{
     Accepted, AdminError, Consistency, Cursor, Decision, Frame, FrameId, GroupId, GroupStatus,
-    NodeId, OpenError, Position, ProposeError, ReadError, Scope, SubscribeError,
+    NodeId, OpenError, Position, ProposeError, ReadError, Scope, StateMachine, SubscribeError,
 };
 use quorate_shard::Shards;
 use quorate_storage::{
@@ -23,6 +23,8 @@ use quorate_storage::{
 };
 
 use crate::copies::Copies;
+use crate::counters::Counters;
+use crate::judge::{Judge, JudgedMachine};
 
 /// The only group.
 pub(crate) const GROUP: GroupId = GroupId::new(0);
@@ -80,6 +82,8 @@ pub(crate) struct Life<'a> {
     pub(crate) store: [u8; 16],
     pub(crate) seed: u64,
     pub(crate) settings: &'a Settings,
+    /// Who looks at what its machine answers; nobody if it lies.
+    pub(crate) judge: Option<&'a Judge>,
     /// Whether the journal of what is not decided is lost, and the candidates for it.
     pub(crate) forgets: (bool, bool),
     /// Whether the log takes for durable what is not.
@@ -146,12 +150,16 @@ impl Node {
         forget(&mut recovered, life.forgets);
         let floor = checkpoints.latest().map_or(0, |meta| meta.index);
         let copies = Copies::recovered(floor, &recovered);
-        let (machine, shards) = Shards::builder().build();
+        let (machine, shards) = Shards::builder().extension(Counters).build();
+        let mut machine: Box<dyn StateMachine> = Box::new(machine);
+        if let Some(judge) = life.judge {
+            machine = Box::new(JudgedMachine { machine, judge: judge.clone() });
+        }
         let start = Start {
             members: members.to_vec(),
             incarnation: directory.store(),
             seed,
-            machine: Box::new(machine),
+            machine,
             checkpoint: checkpoint.as_mut().map(RecoveredCheckpoint::stored),
             log: recovered,
         };

@@ -10,6 +10,7 @@ use quorate_replicator::{
     Accepted, Commit, Decision, Frame, FrameId, GroupId, GroupStatus, LogTime, Position, Rejection,
 };
 
+use crate::judge::Judge;
 use crate::node::Node;
 use crate::scenario::everything;
 
@@ -76,6 +77,8 @@ pub(crate) struct Oracle {
     rejected: HashSet<FrameId>,
     /// A digest of the keys at each index at which somebody looked.
     states: HashMap<u64, u64>,
+    /// Of what the machines answer.
+    pub(crate) judge: Judge,
 }
 
 impl Oracle {
@@ -94,6 +97,7 @@ impl Oracle {
             attempts: HashMap::new(),
             rejected: HashSet::new(),
             states: HashMap::new(),
+            judge: Judge::default(),
         }
     }
 
@@ -331,9 +335,20 @@ impl Oracle {
         if node.faulted().is_some() {
             return Ok(());
         }
+        let (shown, applied) = (everything(node), node.status().applied);
+        if let Some(wanted) = self.judge.state_at(applied)
+            && wanted != shown
+        {
+            let differs = wanted.iter().zip(&shown).find(|(wanted, shown)| wanted != shown);
+            return violation(format!(
+                "at index {applied} a node shows {} lines, and should show {}; the first that differ: {differs:?}",
+                shown.len(),
+                wanted.len()
+            ));
+        }
         let mut digest = DefaultHasher::new();
-        everything(node).hash(&mut digest);
-        self.state(node.status().applied, digest.finish())
+        shown.hash(&mut digest);
+        self.state(applied, digest.finish())
     }
 
     /// The newest log time that was seen.
@@ -350,6 +365,7 @@ impl Oracle {
     /// A node shows this after a turn: the same index has the same history on all nodes, over all restarts, and log time
     /// goes forward.
     pub(crate) fn seen(&mut self, status: &GroupStatus) -> Checked {
+        self.judge.verdict()?;
         let (index, log_time) = (status.applied, status.log_time.as_ms());
         if let Some((history, known)) = self.seen.get(&index) {
             if *history != status.history {

@@ -2,18 +2,21 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Bound;
 use std::time::Duration;
 
 use quorate_driver_local::{Local, LocalConfig};
 use quorate_engine::SubscriptionId;
 use quorate_replicator::{
-    Consistency, Cursor, Frame, FrameId, GroupId, NodeId, OpenError, Position, ReadError,
+    Consistency, Cursor, Frame, FrameId, GroupId, LogTime, NodeId, OpenError, Position, ReadError,
 };
 use quorate_shard::kv::Scan;
 use quorate_storage::{Fault, Keep, LogConfig, SimDisk};
 
 use crate::client::{Client, refuses_all};
 use crate::copies::Copies;
+use crate::counters::{COUNTERS, count};
+use crate::judge::{counter_line, line};
 use crate::node::{Life, News, Node, Settings};
 use crate::oracle::{Checked, Oracle, Violation, Witness, violation};
 
@@ -147,8 +150,9 @@ impl<'a> Scenario<'a> {
         local.batches_in_flight = 1 + rng.u32(..3);
         // A list that does not fit into a session is refused as a whole, so only large sessions are given lists.
         let list_max = if settings.unsettled_max > 100 { [1, 16][rng.usize(..2)] } else { 1 };
-        let clients =
-            (0..1 + rng.u8(..5)).map(|number| Client::new(number, list_max, false)).collect();
+        let clients = (0..1 + rng.u8(..5))
+            .map(|number| Client::new(number, list_max, false).counting(seed))
+            .collect();
         let disk = SimDisk::new(rng.u64(..));
         if let Some((op, _)) = plan.cut {
             disk.cut_at(op);
@@ -319,6 +323,7 @@ impl<'a> Scenario<'a> {
             store: [2; 16],
             seed: 1,
             settings: &self.settings,
+            judge: Some(&self.oracle.judge),
             forgets: (false, false),
             is_unflushed: false,
         };
@@ -641,7 +646,19 @@ pub(crate) fn everything(node: &Node) -> Vec<String> {
         let page = kv.scan(&shard, &Scan::all()).expect("an in-memory read");
         assert!(page.next.is_none(), "few keys");
         lines.push(format!("{shard} {}", page.revision));
-        lines.extend(page.entries.iter().map(|entry| format!("{shard} {entry:?}")));
+        lines.extend(page.entries.iter().map(|it| {
+            let revisions = (it.created, it.modified);
+            line(&shard, &it.key, &it.value, revisions, it.expires.map(LogTime::as_ms))
+        }));
+        let counters = node.shards.read(&shard, |view| {
+            let rows = view.range(COUNTERS, Bound::Unbounded, Bound::Unbounded);
+            let all = rows.map(|(name, row)| {
+                let due = row.deadline().map_or(0, LogTime::as_ms);
+                counter_line(&shard, &String::from_utf8_lossy(name), count(row.bytes()), due)
+            });
+            all.collect::<Vec<_>>()
+        });
+        lines.extend(counters.expect("an in-memory read").unwrap_or_default());
     }
     lines
 }

@@ -79,6 +79,11 @@ fn put(
     let deadline: Option<LogTime> = ttl_ms.map(|ttl_ms| context.log_time().plus_ms(ttl_ms));
     let mut outcome = Err(0);
     context.update(TABLE, key, |row, new| {
+        #[cfg(quorate_planted)]
+        let deadline = match row.and_then(|row| row.deadline()) {
+            Some(first) if quorate_planted::Bug::DeadlineKept.is_planted() => Some(first),
+            _ => deadline,
+        };
         let row = row.map(KvRow::of);
         if !condition.is_none_or(|condition| holds(condition, row)) {
             outcome = Err(row.map_or(0, |row| row.modified));

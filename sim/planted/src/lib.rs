@@ -92,6 +92,8 @@ bugs! {
     NeverCut, "never-cut", Cluster, "the log keeps what was replaced";
     NeverWakes, "never-wakes", Cluster, "a group that sleeps is not woken";
     // The keys.
+    DeadlineKept, "deadline-kept", Local, "a key that is put again expires when it would have before";
+    RefusedKept, "refused-kept", Local, "what an extension did before it refused an operation stays";
     CompareIgnored, "compare-ignored", Cluster, "a write happens whether or not its condition holds";
 }
 
