@@ -11,6 +11,7 @@ use quorate_replicator::{CheckpointPairs, CheckpointReader, OpenError, Pair, Res
 use quorate_storage::{
     CheckpointError, CheckpointMeta, CheckpointMode, CheckpointStore, CheckpointWrite, DataDir,
     DataDirError, DataMode, Disk, Group, Identity, Log, LogConfig, LogError, Pin, Recovered,
+    Summary,
 };
 
 use crate::core::StoredCheckpoint;
@@ -94,12 +95,7 @@ impl Stores {
             DataMode::Create | DataMode::Existing => CheckpointMode::Create,
         };
         let cache_bytes = (checkpoint_cache_bytes / groups as usize).max(CACHE_BYTES_MIN);
-        let of_checkpoint = |error| match error {
-            CheckpointError::Io { .. } | CheckpointError::Faulted { .. } => {
-                of_directory_text(directory, &error)
-            }
-            error => OpenError::Corrupt { problem: error.to_string() },
-        };
+        let of_checkpoint = |error| of_checkpoint(directory, error);
         let mut checkpoints = BTreeMap::new();
         for group in (0..groups).map(Group::new) {
             let store = CheckpointStore::open(opened.disk(), group, checkpoint_mode, cache_bytes)
@@ -149,13 +145,27 @@ impl GroupStores {
     ///
     /// The file cannot be read.
     pub fn checkpoint(&self) -> Result<Option<RecoveredCheckpoint>, OpenError> {
-        let pin = self.checkpoints.pin().map_err(|error| match error {
-            CheckpointError::Io { .. } | CheckpointError::Faulted { .. } => {
-                of_directory_text("checkpoints", &error)
-            }
-            error => OpenError::Corrupt { problem: error.to_string() },
-        })?;
+        let pin = self.checkpoints.pin().map_err(|error| of_checkpoint("checkpoints", error))?;
         Ok(pin.map(RecoveredCheckpoint::new))
+    }
+
+    /// Reads all of the newest checkpoint, and compares it with its digests.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or is damaged.
+    pub fn verify(&mut self) -> Result<Summary, OpenError> {
+        self.checkpoints.verify().map_err(|error| of_checkpoint("checkpoints", error))
+    }
+}
+
+/// A disk that fails is not damage.
+fn of_checkpoint(directory: &str, error: CheckpointError) -> OpenError {
+    match error {
+        CheckpointError::Io { .. } | CheckpointError::Faulted { .. } => {
+            of_directory_text(directory, &error)
+        }
+        error => OpenError::Corrupt { problem: error.to_string() },
     }
 }
 

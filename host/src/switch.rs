@@ -240,7 +240,7 @@ impl<D: EngineDriver> Side<'_, D> {
         let Stores { directory, log, groups: stored } = stores;
         let mut groups = Vec::with_capacity(stored.len());
         for (group, mut stored) in (0..).map(GroupId::new).zip(stored) {
-            stored.checkpoints.verify().map_err(corrupt)?;
+            stored.verify()?;
             if options.from_this_replica {
                 let taken = self.driver.take_for_decided(self.env.node, &mut stored.recovered);
                 taken.map_err(|problem| OpenError::Driver { driver: D::NAME.into(), problem })?;
@@ -355,7 +355,7 @@ impl<D: EngineDriver> Side<'_, D> {
         let mut switched = Vec::with_capacity(groups.len());
         let groups = (0..).map(GroupId::new).zip(groups).zip(expected);
         for ((group, mut stored), (state, missing, left_behind)) in groups {
-            let summary = stored.checkpoints.verify().map_err(corrupt)?;
+            let summary = stored.verify()?;
             let mut core = self.begin(group, stored, &directory, vec![self.env.node])?;
             let found = core.inheritance();
             if found != state {

@@ -124,7 +124,7 @@ impl<D: EngineDriver> Check<'_, D> {
         mut stored: GroupStores,
         reader: &LogReader,
     ) -> Result<VerifyReport, OpenError> {
-        let summary = stored.checkpoints.verify().map_err(corrupt)?;
+        let summary = stored.verify()?;
         let mut checkpoint = stored.checkpoint()?;
         let GroupStores { checkpoints, recovered } = stored;
         let log_first = recovered.first.max(1);

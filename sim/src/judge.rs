@@ -43,6 +43,13 @@ impl Judge {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// One for machines of which it is not known yet whether they are of this group: what is left to another driver may come to nothing.
+    pub(crate) fn fork(&self) -> Self {
+        let Judged { model, applied, wrong } = &*self.judged();
+        let (model, applied, wrong) = (model.clone(), applied.clone(), wrong.clone());
+        Self(Arc::new(Mutex::new(Judged { model, applied, wrong })))
+    }
+
     /// Whether all was answered as it should be.
     pub(crate) fn verdict(&self) -> Checked {
         match &self.judged().wrong {
@@ -147,7 +154,7 @@ struct Space {
     counters: BTreeMap<String, (u64, u64)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Model {
     spaces: BTreeMap<ShardKey, Space>,
 }

@@ -24,6 +24,7 @@ mod oracle;
 mod registers;
 mod scenario;
 mod sweep;
+mod switching;
 
 pub use cluster::{
     ClusterReport, Control, Group, QuorumSubject, RaftSubject, Scenario, Subject, run_cluster,

@@ -28,6 +28,8 @@ use crate::judge::{Judge, JudgedMachine};
 
 /// The only group.
 pub(crate) const GROUP: GroupId = GroupId::new(0);
+/// The id of the cluster.
+pub(crate) const CLUSTER: [u8; 16] = [1; 16];
 const LOG_GROUP: Group = Group::new(0);
 
 /// Most steps of maintenance after a commit.
@@ -125,6 +127,16 @@ pub(crate) struct Node {
     _directory: DataDir,
 }
 
+/// An empty machine, and how its state is read.
+pub(crate) fn machine(judge: Option<&Judge>) -> (Box<dyn StateMachine>, Shards) {
+    let (machine, shards) = Shards::builder().extension(Counters).build();
+    let machine: Box<dyn StateMachine> = Box::new(machine);
+    match judge {
+        Some(judge) => (Box::new(JudgedMachine { machine, judge: judge.clone() }), shards),
+        None => (machine, shards),
+    }
+}
+
 impl Node {
     pub(crate) fn open<D: EngineDriver>(
         driver: &D,
@@ -134,7 +146,7 @@ impl Node {
     ) -> Result<Self, OpenError> {
         let Life { disk, node, members, store, seed, settings, .. } = life;
         let identity =
-            Identity { cluster: [1; 16], node: node.number(), driver: D::NAME.into(), groups: 1 };
+            Identity { cluster: CLUSTER, node: node.number(), driver: D::NAME.into(), groups: 1 };
         let stores_config = StoresConfig {
             store,
             mode: DataMode::Create,
@@ -150,11 +162,7 @@ impl Node {
         forget(&mut recovered, life.forgets);
         let floor = checkpoints.latest().map_or(0, |meta| meta.index);
         let copies = Copies::recovered(floor, &recovered);
-        let (machine, shards) = Shards::builder().extension(Counters).build();
-        let mut machine: Box<dyn StateMachine> = Box::new(machine);
-        if let Some(judge) = life.judge {
-            machine = Box::new(JudgedMachine { machine, judge: judge.clone() });
-        }
+        let (machine, shards) = machine(life.judge);
         let start = Start {
             members: members.to_vec(),
             incarnation: directory.store(),

@@ -5,10 +5,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Bound;
 use std::time::Duration;
 
-use quorate_driver_local::{Local, LocalConfig};
+use quorate_driver_local::LocalConfig;
 use quorate_engine::SubscriptionId;
+use quorate_host::SwitchError;
 use quorate_replicator::{
-    Consistency, Cursor, Frame, FrameId, GroupId, LogTime, NodeId, OpenError, Position, ReadError,
+    Consistency, Cursor, Frame, FrameId, GroupId, LogTime, OpenError, Position, ReadError,
+    SubscribeError, limits,
 };
 use quorate_shard::kv::Scan;
 use quorate_storage::{Fault, Keep, LogConfig, SimDisk};
@@ -19,6 +21,7 @@ use crate::counters::{COUNTERS, count};
 use crate::judge::{counter_line, line};
 use crate::node::{Life, News, Node, Settings};
 use crate::oracle::{Checked, Oracle, Violation, Witness, violation};
+use crate::switching::{Drivers, Kind, NODE, in_force};
 
 /// What a run saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub struct Report {
     pub restarts: u64,
     /// Disk operations that were made to fail.
     pub disk_faults: u64,
+    /// Times that the directory went to another driver.
+    pub switches: u64,
     /// Checkpoints stored.
     pub checkpoints: u64,
     /// Operations of the disk.
@@ -52,6 +57,7 @@ impl Report {
         self.power_cuts += other.power_cuts;
         self.restarts += other.restarts;
         self.disk_faults += other.disk_faults;
+        self.switches += other.switches;
         self.checkpoints += other.checkpoints;
         self.disk_ops += other.disk_ops;
         self.orphans += other.orphans;
@@ -74,6 +80,13 @@ impl Plan {
     /// Everything at random.
     const SWARM: Self = Self { steps: 1500, faults: true, cut: None };
 }
+
+/// About so many operations of the disk does a switch take.
+const SWITCH_OPS: u64 = 120;
+
+/// The smallest segments of a log that a node opens.
+const SEGMENT_BYTES: u64 =
+    (2 * (limits::MESSAGE_BYTES_MAX as u64 + (64 << 10))).next_multiple_of(512);
 
 /// How many steps a healed node may take until all is answered.
 const HEALED_STEPS: u32 = 20_000;
@@ -106,7 +119,11 @@ struct Scenario<'a> {
     now: Duration,
     disk: SimDisk,
     settings: Settings,
-    local: LocalConfig,
+    drivers: Drivers,
+    /// Which of them has the directory.
+    kind: Kind,
+    /// Whether the directory goes from driver to driver.
+    switches: bool,
     node: Option<Node>,
     /// What the log held when the last process ended.
     copies: Copies,
@@ -123,6 +140,8 @@ struct Scenario<'a> {
     cursor: Cursor,
     witness: Witness,
     subscription: Option<SubscriptionId>,
+    /// The subscriber has to ask once more.
+    is_ahead: bool,
     /// What the read that is under way must see.
     read_floor: Option<Position>,
     oracle: Oracle,
@@ -137,7 +156,7 @@ struct Scenario<'a> {
 impl<'a> Scenario<'a> {
     fn new(seed: u64, plan: Plan, trace: &'a mut dyn FnMut(&str)) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let settings = Settings {
+        let mut settings = Settings {
             checkpoint_bytes: [2 << 10, 16 << 10, 1 << 40][rng.usize(..3)],
             retain_bytes: [0, 8 << 10, 1 << 40][rng.usize(..3)],
             session_idle_ms: [300, 5_000, 600_000][rng.usize(..3)],
@@ -148,6 +167,15 @@ impl<'a> Scenario<'a> {
         };
         let mut local = LocalConfig::default();
         local.batches_in_flight = 1 + rng.u32(..3);
+        // In one seed of sixteen it goes from driver to driver. That is not drawn: other seeds live as they would without.
+        let switches = plan.faults && seed % 16 == 15;
+        if switches {
+            // Who takes a directory over has the limits that nodes have.
+            (settings.session_idle_ms, settings.unsettled_max) =
+                (limits::SESSION_IDLE_MS, limits::SESSION_UNSETTLED_MAX);
+            settings.log.segment_bytes = SEGMENT_BYTES;
+            settings.log.spares = 1;
+        }
         // A list that does not fit into a session is refused as a whole, so only large sessions are given lists.
         let list_max = if settings.unsettled_max > 100 { [1, 16][rng.usize(..2)] } else { 1 };
         let clients = (0..1 + rng.u8(..5))
@@ -164,7 +192,9 @@ impl<'a> Scenario<'a> {
             trace,
             now: Duration::ZERO,
             settings,
-            local,
+            drivers: Drivers::new(local),
+            kind: Kind::Local,
+            switches,
             node: None,
             copies: Copies::default(),
             clients,
@@ -176,6 +206,7 @@ impl<'a> Scenario<'a> {
             cursor: Cursor::beginning(),
             witness: Witness::new(),
             subscription: None,
+            is_ahead: false,
             read_floor: None,
             oracle: Oracle::new(),
             report: Report::default(),
@@ -193,7 +224,12 @@ impl<'a> Scenario<'a> {
                 continue;
             }
             let first = if self.plan.faults { 0 } else { 21 };
-            match self.rng.u16(first..1000) {
+            let what = self.rng.u16(first..1000);
+            if self.switches && (60..64).contains(&what) {
+                self.switch()?;
+                continue;
+            }
+            match what {
                 0..5 => self.arm_power_cut(),
                 5..9 => self.cut_power()?,
                 9..13 => self.kill()?,
@@ -225,6 +261,10 @@ impl<'a> Scenario<'a> {
         if self.plan.faults {
             // The power may be off by now.
             self.cut_power()?;
+        }
+        if self.kind != Kind::Local {
+            // What is left to be counted is counted on a node that knows all at once.
+            self.switch_to(Kind::Local)?;
         }
         for step in 0..HEALED_STEPS {
             if self.node.is_none() {
@@ -318,8 +358,8 @@ impl<'a> Scenario<'a> {
     fn start(&mut self) -> Checked {
         let life = Life {
             disk: &self.disk,
-            node: NodeId::new(1),
-            members: &[NodeId::new(1)],
+            node: NODE,
+            members: &[NODE],
             store: [2; 16],
             seed: 1,
             settings: &self.settings,
@@ -327,7 +367,7 @@ impl<'a> Scenario<'a> {
             forgets: (false, false),
             is_unflushed: false,
         };
-        match Node::open(&Local, &self.local, life, self.now) {
+        match self.drivers.open(self.kind, life, self.now) {
             Ok(mut node) => {
                 node.turn(self.now);
                 if let Some(index) = self.copies.lost_in(&node.copies) {
@@ -335,7 +375,9 @@ impl<'a> Scenario<'a> {
                 }
                 self.oracle.looked_at(&node)?;
                 // Everything that was durable is applied at once: it was decided.
-                self.oracle.replayed(&node.status())?;
+                if self.kind == Kind::Local {
+                    self.oracle.replayed(&node.status())?;
+                }
                 node.subscribe(&self.cursor);
                 node.turn(self.now);
                 self.node = Some(node);
@@ -404,6 +446,67 @@ impl<'a> Scenario<'a> {
         self.report.power_cuts += 1;
         self.died()?;
         self.disk.reboot(keep);
+        Ok(())
+    }
+
+    /// The node ends, and its directory goes to another driver; the power may fail on the way, or the disk.
+    fn switch(&mut self) -> Checked {
+        let others = Kind::ALL.into_iter().filter(|kind| *kind != self.kind);
+        let to = others.collect::<Vec<_>>()[self.rng.usize(..2)];
+        if self.rng.bool() {
+            self.close()?
+        } else {
+            self.kill()?
+        }
+        match self.rng.u8(..4) {
+            0 => self.disk.cut_at(self.disk.ops() + self.rng.u64(..SWITCH_OPS)),
+            1 => self.disk.fail_at(self.disk.ops() + self.rng.u64(..SWITCH_OPS), Fault::Eio),
+            _ => {}
+        }
+        self.switch_to(to)
+    }
+
+    fn switch_to(&mut self, to: Kind) -> Checked {
+        let from = self.kind;
+        let judge = self.oracle.judge.fork();
+        let switched = self.drivers.switch((from, to), &self.disk, &self.settings, &judge);
+        judge.verdict()?;
+        match switched {
+            Ok(report) => {
+                let group = &report.groups[0];
+                self.say(&format!("from {from:?} to {to:?}, at {}", group.position));
+                self.report.switches += 1;
+                self.kind = to;
+            }
+            // Only a disk that fails on purpose may be in the way, and it takes nothing away.
+            Err(error) => {
+                self.say(&format!("not from {from:?} to {to:?}"));
+                // The words name a directory of this machine.
+                (self.trace)(&error.to_string());
+                let failed = matches!(
+                    error,
+                    SwitchError::Open(_) | SwitchError::Write { .. } | SwitchError::InForce { .. }
+                );
+                let damaged = matches!(error, SwitchError::Open(OpenError::Corrupt { .. }));
+                if !self.faults_on || !failed || damaged {
+                    return violation(format!("from {from:?} to {to:?}: {error}"));
+                }
+                self.disk.set_capacity(None);
+                self.disk.cut_at(u64::MAX);
+                self.disk.reboot(Keep::Random);
+                self.report.power_cuts += 1;
+                let Some(kind) = in_force(&self.disk).filter(|kind| [from, to].contains(kind))
+                else {
+                    return violation(format!("a switch from {from:?} to {to:?} left neither"));
+                };
+                self.kind = kind;
+            }
+        }
+        if self.kind != from {
+            // The log begins anew, after all that is applied.
+            self.copies = Copies::default();
+            self.oracle.judge = judge;
+        }
         Ok(())
     }
 
@@ -588,6 +691,20 @@ impl<'a> Scenario<'a> {
                 }
                 News::Read(_, answer) => self.check_read(answer)?,
                 News::Subscribed(Ok(id)) => self.subscription = Some(id),
+                // What was before a switch stands in no log.
+                News::Subscribed(Err(SubscribeError::Compacted { oldest, .. }))
+                    if self.switches =>
+                {
+                    let index = oldest.index.saturating_sub(1);
+                    let from = Position { index, slot: u32::MAX, ..oldest };
+                    self.cursor = Cursor::after([from]);
+                    self.oracle.cut_off(&mut self.witness, from);
+                    self.is_ahead = true;
+                }
+                // After a restart a node that has to decide again what it had decided comes to it by and by.
+                News::Subscribed(Err(SubscribeError::Ahead { .. })) if self.kind != Kind::Local => {
+                    self.is_ahead = true;
+                }
                 News::Subscribed(Err(error)) => {
                     return violation(format!("the subscriber cannot go on: {error}"));
                 }
@@ -598,6 +715,11 @@ impl<'a> Scenario<'a> {
                 }
                 News::Over(_) | News::Admin(..) => {}
             }
+        }
+        if std::mem::take(&mut self.is_ahead)
+            && let Some(node) = &mut self.node
+        {
+            node.subscribe(&self.cursor);
         }
         if let (true, Some(id), Some(node)) = (handled, self.subscription, &mut self.node) {
             node.handled(id);

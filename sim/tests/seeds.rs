@@ -58,6 +58,11 @@ fn seeds_of_clusters_that_found_something_stay_clean() {
         ),
         (98, "a disk that failed at a start was called damaged"),
         (397, "a follower that lagged by more than 1,024 small entries never caught up"),
+        (112, "a list was told to be refused whose first frames had found room in their session"),
+        (
+            1061,
+            "a full session refused the list with its oldest open serial, and nothing could be settled",
+        ),
         (1114, "a node that was given the lead while it installed a snapshot panicked"),
     ] {
         println!("seed {seed}: {found}");
@@ -87,6 +92,7 @@ fn seeds_that_found_something_stay_clean() {
     for (seed, found) in [
         (2, "a session full of later serials refused its oldest open one for ever"),
         (12, "a block whose sync had failed was trusted by the next process"),
+        (63, "a disk that failed while a driver was left was called damaged"),
         (7267, "a subscriber read rejected frames of a log whose trimming was lost with the power"),
     ] {
         println!("seed {seed}: {found}");

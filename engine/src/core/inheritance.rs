@@ -102,6 +102,12 @@ impl<C: Callers> HostCore<C> {
         })?;
         let state = self.inheritance();
         let (words, pairs) = self.state.begin_checkpoint();
+        let machine = pairs.machine;
+        #[cfg(quorate_planted)]
+        let machine = match quorate_planted::Bug::ChangesLeftBehind.is_planted() {
+            true => Box::new(std::iter::empty()),
+            false => machine,
+        };
         let status = self.engine.status();
         let node = self.config.node;
         let members = status.members.into_iter().chain(status.learners);
@@ -113,7 +119,7 @@ impl<C: Callers> HostCore<C> {
                 mark: Bytes::new(),
                 state: state.history,
                 words,
-                machine: pairs.machine,
+                machine,
                 host: pairs.host,
             },
             state,

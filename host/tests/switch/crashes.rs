@@ -192,6 +192,7 @@ async fn fail(way: (Kind, Kind), every: u64) {
             }
             Err(error) => {
                 let words = error.to_string();
+                assert!(!words.contains("damaged"), "a disk that fails is not damage: {words}");
                 assert_eq!(kind, stopped.from, "{context}: {words}");
                 assert!(!backup.exists(), "{context}: {words}");
             }

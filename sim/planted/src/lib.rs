@@ -78,6 +78,7 @@ bugs! {
     GivenAgain, "given-again", Local, "who subscribes again is given its last batch again";
     OtherBatch, "other-batch", Cluster, "a batch of another leader is taken for the own one at its index";
     RefusedUnknown, "refused-unknown", Cluster, "a frame that another node may have is told to be refused";
+    ChangesLeftBehind, "changes-left-behind", Local, "a driver switch takes the checkpoint, and not what changed since";
     // The Raft driver.
     VoteNotSynced, "vote-not-synced", Cluster, "a vote leaves before it is durable";
     TermNotStored, "term-not-stored", Cluster, "term and vote are not stored";
