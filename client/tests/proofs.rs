@@ -11,15 +11,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use quorate_certificate::{Certificate, DecidedFrame, FaultModel, Genesis};
+use quorate_certificate::{
+    Certificate, DecidedFrame, FaultModel, Genesis, Motion, ValidatorChange,
+};
 use quorate_client::{Client, ClientConfig};
 use quorate_conformance::replicator::{Cluster, MachineMaker, ReplicatorFactory, replicator};
 use quorate_conformance::until;
 use quorate_driver_quorum::QuorumDriver;
 use quorate_replicator::{
     CloseError, Consistency, Cursor, DecidedBatch, Decision, Durability, EventStream, Frame,
-    FrameId, GroupId, Handler, NodeId, Pinned, Position, ProposeError, ReadError, Replicator,
-    Scope, SessionId, ShardKey, Status, SubscribeError, Subscription,
+    FrameId, GroupId, Handler, MemberChange, NodeId, Pinned, Position, ProposeError, ReadError,
+    Replicator, Scope, SessionId, ShardKey, Status, SubscribeError, Subscription,
 };
 use quorate_shard::kv::ReadOptions;
 use quorum_cluster::{Maker, QuorumCluster as Founded, found as validators, quorum_config};
@@ -125,6 +127,8 @@ enum Lie {
     Few,
     /// It changes what the batch carries.
     Payload,
+    /// It keeps to itself who the validators are.
+    NoChanges,
 }
 
 /// A node that is said to lead, and may lie.
@@ -163,7 +167,7 @@ impl Replicator for Node {
     async fn decided(&self, group: GroupId, index: u64) -> Result<DecidedBatch, ReadError> {
         let mut batch = self.inner.decided(group, index).await?;
         match &self.lie {
-            None | Some(Lie::OtherFrame) => {}
+            None | Some(Lie::OtherFrame | Lie::NoChanges) => {}
             Some(Lie::NoProof) => {
                 return Err(ReadError::NoProof { reason: "it was eaten by the dog".into() });
             }
@@ -190,7 +194,10 @@ impl Replicator for Node {
         group: GroupId,
         after: u64,
     ) -> Result<Vec<DecidedBatch>, ReadError> {
-        self.inner.member_batches(group, after).await
+        match self.lie {
+            Some(Lie::NoChanges) => Ok(Vec::new()),
+            _ => self.inner.member_batches(group, after).await,
+        }
     }
 
     async fn decision(
@@ -364,6 +371,50 @@ async fn a_node_that_lies_is_left_for_another_and_nothing_happens_twice() {
         alone.close().await;
         served.close().await;
     }
+}
+
+/// The validators change after the client has verified something by those of the genesis, which it then does not believe any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn validators_are_followed_along_what_those_before_have_decided() {
+    let served = serve(Some(Lie::NoChanges)).await;
+    let (genesis, _) = validating();
+    let (config, _directory) = trusting(genesis);
+    let put = async |client: &Client, key: &str| {
+        let options = quorate_shard::kv::PutOptions::default().within(WITHIN);
+        client.kv().put(&shard(), key.as_bytes(), b"value", options).await.unwrap();
+    };
+    let client = served.client_with(config.clone(), &[0, 1]).await;
+    let first = NodeId::new(1);
+    until("the client is with the first", WITHIN, || node_of(&client), |it| *it == first).await;
+    put(&client, "before").await;
+    assert_eq!(node_of(&client), first, "there is no change to be silent about");
+    for power in [2, 1] {
+        let change = ValidatorChange::Power { node: 4, power };
+        let change = Motion::new(vec![change], Vec::new()).unwrap().encode();
+        let operators = (1..=NODES as u64).map(|node| {
+            let (node, change) = (served.cluster.node(NodeId::new(node)), change.clone());
+            let approve = MemberChange::Approve { change, new: Vec::new() };
+            async move { node.change_members(approve, WITHIN).await }
+        });
+        for approved in futures_util::future::join_all(operators).await {
+            approved.unwrap();
+        }
+        put(&client, "after").await;
+        assert_eq!(
+            node_of(&client),
+            NodeId::new(2),
+            "the first does not say who the validators are"
+        );
+    }
+    // What it keeps is verified by the genesis, whoever decides now.
+    let later = served.client_with(config, &[1]).await;
+    let commit = later.session().unwrap().propose(&shard(), "not an operation", WITHIN).await;
+    let file = commit.unwrap().proof.unwrap();
+    DecidedFrame::decode(&file).unwrap().verify(Some(genesis)).unwrap();
+    for client in [client, later] {
+        client.close().await;
+    }
+    served.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
