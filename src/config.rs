@@ -216,7 +216,8 @@ pub struct LimitsConfig {
     pub subscriptions_max: u64,
     /// Most requests that wait for the engine's thread, beside the frames and reads that it has taken.
     pub requests_max: u64,
-    /// How far ahead of this node's own estimate the log time of another node's batch may be.
+    /// How far ahead of this node's own estimate the log time of another node's batch may be. With driver `quorum` that of the
+    /// genesis counts, and this is not looked at.
     #[serde(with = "humantime_serde")]
     pub log_time_drift_max: Duration,
 }

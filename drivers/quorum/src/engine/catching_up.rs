@@ -34,6 +34,9 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(300);
 /// Longest pause between two times in which others are told of the last height.
 const TELL_AFTER_MAX: Duration = Duration::from_secs(5);
 
+/// How often a node that is no validator asks how far the others are.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+
 /// Words of a height that has just been decided are on their way for a while; later ones are of nodes that missed it.
 const LATE_AFTER: Duration = Duration::from_millis(100);
 
@@ -128,6 +131,12 @@ impl QuorumEngine {
 
     /// Tells those of the last height who may not know of it, and asks how far they are.
     pub(super) fn tell(&mut self, out: &mut Output) {
+        if !self.knows(self.node) {
+            // Nobody tells a node that is no validator: it asks.
+            out.timers.push((TELL, Some(FOLLOW_EVERY)));
+            let status = message::status(&self.chain, self.mark.height, true);
+            return self.send(self.others(), status, out);
+        }
         let known = |node: &NodeId| self.peers.get(node);
         let unsure = |node: &NodeId| {
             known(node).is_none_or(|peer| {

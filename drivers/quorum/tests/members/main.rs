@@ -45,6 +45,12 @@ fn members(table: &Table, node: u64) -> Vec<u64> {
 #[test]
 fn four_become_five_and_four_again_while_batches_are_decided() {
     let mut table = Table::new(Scheme::Ed25519);
+    // Who is to be one follows before.
+    for _ in 0..2 {
+        table.offer();
+        table.settle(&[1, 2, 3, 4, 5]);
+    }
+    assert_eq!(table.status(5).role, Role::Learner);
     let add = add_five(&table);
     table.change(&add, &[1, 2, 3, 4]);
     table.settle(&[5]);
