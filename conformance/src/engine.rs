@@ -48,6 +48,7 @@ use std::fmt;
 use std::time::Duration;
 
 use quorate_engine::engine::EngineDriver;
+use quorate_replicator::MemberChange;
 
 pub use durability::{a_crash_loses_nothing_that_was_delivered, deliveries_wait_for_their_write};
 pub use foreign::inputs_for_others_do_no_harm;
@@ -92,6 +93,12 @@ pub trait EngineFactory: fmt::Debug {
     /// cannot.
     fn changes_members(&self) -> bool {
         false
+    }
+
+    /// A change as operators ask for it: as it is where whoever leads makes it, and in the driver's own words where they approve it, each at
+    /// its own node. None for what its engines do not do.
+    fn change(&self, change: MemberChange) -> Option<MemberChange> {
+        Some(change)
     }
 
     /// With how many seeds each case runs.

@@ -86,8 +86,15 @@ pub fn members_change_under_faults<F: EngineFactory>(factory: &F) {
                     world.newcomer();
                 }
                 12..=14 => {
-                    if let Some(admin) = any_wish(world) {
-                        world.wish(node, admin);
+                    let admin = any_wish(world).and_then(|admin| world.worded(admin));
+                    match admin {
+                        Some(admin @ Admin::Change(MemberChange::Approve { .. })) => {
+                            world.wish_everywhere(&admin);
+                        }
+                        Some(admin) => {
+                            world.wish(node, admin);
+                        }
+                        None => {}
                     }
                 }
                 _ => (0..world.random.usize(1..4)).for_each(|_| world.offer(node)),
@@ -140,7 +147,8 @@ pub fn a_lost_disk_never_votes_again<F: EngineFactory>(factory: &F) {
 /// Makes a change that nothing stands against.
 fn change<F: EngineFactory>(world: &mut World<'_, F>, change: MemberChange) {
     let words = change.to_string();
-    if let Err(error) = world.insist(&Admin::Change(change)) {
+    let admin = world.worded(Admin::Change(change)).expect("its engines change members");
+    if let Err(error) = world.insist(&admin) {
         world.broken(0, format_args!("when nothing fails one can {words}, and not: {error}"));
     }
 }

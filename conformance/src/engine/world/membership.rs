@@ -93,8 +93,43 @@ impl<F: EngineFactory> World<'_, F> {
         self.wishes.get(&ticket)?.answer.as_ref()
     }
 
-    /// Asks whoever leads until it is done, or refused for good.
+    /// The wish, in the words of the driver; none if its engines do not do it.
+    pub(in crate::engine) fn worded(&self, admin: Admin) -> Option<Admin> {
+        match admin {
+            Admin::Change(change) => self.factory.change(change).map(Admin::Change),
+            admin => Some(admin),
+        }
+    }
+
+    /// Asks all nodes that run: those whose operators have to approve a change.
+    pub(in crate::engine) fn wish_everywhere(&mut self, admin: &Admin) -> Vec<u64> {
+        let serving = (0..self.nodes.len()).filter(|node| self.nodes[*node].running.is_some());
+        serving.collect::<Vec<_>>().into_iter().map(|node| self.wish(node, admin.clone())).collect()
+    }
+
+    /// Has a change approved everywhere until it is in force.
+    fn insist_everywhere(&mut self, admin: &Admin) -> Result<(), AdminError> {
+        let mut last = AdminError::Unfinished { reason: "nobody has answered".into() };
+        for _ in 0..WISHED_AGAIN / 10 {
+            let tickets = self.wish_everywhere(admin);
+            for _ in 0..WISHED_AGAIN {
+                self.pass(Duration::from_millis(20));
+                let mut answers = tickets.iter().map(|ticket| self.answer(*ticket));
+                if answers.any(|answer| answer == Some(&Ok(()))) {
+                    return Ok(());
+                }
+            }
+            let answers = tickets.iter().filter_map(|ticket| self.answer(*ticket));
+            last = answers.filter_map(|answer| answer.clone().err()).next().unwrap_or(last);
+        }
+        Err(last)
+    }
+
+    /// Asks whoever leads until it is done, or refused for good; or everybody who has to approve it.
     pub(in crate::engine) fn insist(&mut self, admin: &Admin) -> Result<(), AdminError> {
+        if matches!(admin, Admin::Change(MemberChange::Approve { .. })) {
+            return self.insist_everywhere(admin);
+        }
         let mut last = AdminError::NotLeader { leader: None };
         for _ in 0..WISHED_AGAIN {
             let serving = (0..self.nodes.len()).filter(|node| self.nodes[*node].running.is_some());
@@ -143,6 +178,9 @@ impl<F: EngineFactory> World<'_, F> {
             let named = match &wish.admin {
                 Admin::Change(MemberChange::Add { node, .. }) => *node == id,
                 Admin::Change(MemberChange::Replace { new, .. }) => *new == id,
+                Admin::Change(MemberChange::Approve { new, .. }) => {
+                    new.iter().any(|(node, _)| *node == id)
+                }
                 _ => false,
             };
             named && !matches!(wish.answer, Some(Ok(()) | Err(AdminError::Refused { .. })))
@@ -163,9 +201,10 @@ impl<F: EngineFactory> World<'_, F> {
         }
     }
 
-    /// Whether an engine that lives has not answered.
+    /// Whether an engine that lives has not answered. An approval waits for others, for as long as they like.
     pub(super) fn is_owed(&self, wish: &Wish) -> bool {
-        wish.answer.is_none() && self.lives(wish.node, wish.life)
+        let waits = matches!(wish.admin, Admin::Change(MemberChange::Approve { .. }));
+        !waits && wish.answer.is_none() && self.lives(wish.node, wish.life)
     }
 
     pub(super) fn wish_answered(

@@ -89,9 +89,6 @@ impl QuorumEngine {
             out.admin.push((ticket, Ok(())));
             return Ok(());
         }
-        if self.motions.wishes.len() >= WISHES_MAX {
-            return Err(format!("{WISHES_MAX} changes wait here already; wait for them"));
-        }
         let base = &self.mark.next_validators;
         if !motion.is_done(base) {
             if self.mark.is_changing() {
@@ -113,6 +110,12 @@ impl QuorumEngine {
             }
             self.motions.tell_after = TELL_AGAIN_AFTER;
             self.tell_motions(out);
+        }
+        if self.motions.wishes.len() >= WISHES_MAX {
+            // Whoever asked first has given up by now; what was approved goes on.
+            let Wish { ticket, .. } = self.motions.wishes.remove(0);
+            let reason = "others have asked since, and it waits for approvals".into();
+            out.admin.push((ticket, Err(AdminError::Unfinished { reason })));
         }
         self.motions.wishes.push(Wish { ticket, motion });
         Ok(())
