@@ -58,9 +58,19 @@ impl Changes {
         Self(to.finish())
     }
 
-    /// Whether they are these, and perhaps more.
+    /// Whether they are these, and perhaps more, with whatever certificates.
     pub(crate) fn begin_with(&self, other: &Self) -> bool {
-        self.0.starts_with(&other.0)
+        self.headers().starts_with(&other.headers())
+    }
+
+    fn headers(&self) -> Vec<[u8; HEADER_BYTES]> {
+        let mut headers = Vec::new();
+        let read: Result<(), Malformed> = self.each(|decided| {
+            headers.extend(<[u8; HEADER_BYTES]>::try_from(decided.header));
+            Ok(())
+        });
+        assert!(read.is_ok(), "changes are read before they are kept");
+        headers
     }
 
     /// Those after a height, in order.
@@ -263,5 +273,24 @@ impl Mark {
             next_validators,
             changes,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nodes have certificates of other signers for the same height.
+    #[test]
+    fn changes_are_compared_without_their_certificates() {
+        let with = |changes: &Changes, header: u8, certificate: &[u8]| {
+            changes.with(Decided { header: &[header; HEADER_BYTES], body: b"change", certificate })
+        };
+        let here = with(&Changes::default(), 1, b"of 1, 2, 3");
+        let there = with(&with(&Changes::default(), 1, b"of 1, 2, 4"), 2, b"of 2, 3, 4");
+        assert!(there.begin_with(&here) && there.begin_with(&Changes::default()));
+        assert!(!here.begin_with(&there), "one is missing");
+        let other = with(&Changes::default(), 3, b"of 1, 2, 3");
+        assert!(!there.begin_with(&other), "another one was decided");
     }
 }
