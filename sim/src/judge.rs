@@ -196,7 +196,7 @@ impl Model {
             let wanted = space.apply(&op, now);
             let found = Reply::decode(reply).map_err(|error| error.to_string())?;
             if found != wanted {
-                return Err(format!("{op:?} is answered with {found:?}, and should be {wanted:?}"));
+                return Err(format!("it is answered with {found:?}, and should be {wanted:?}"));
             }
         }
         if space.revision > 0 {
