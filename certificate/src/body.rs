@@ -216,6 +216,8 @@ struct RawFrame<'a> {
     serial: u64,
     shard: u64,
     payload: &'a [u8],
+    /// Where the payload ends in what is read.
+    payload_end: usize,
     valid_until_ms: Option<u64>,
 }
 
@@ -312,6 +314,7 @@ impl<'a> Cursor<'a> {
         }
         let (session, serial, _) = (self.binary()?, self.integer()?, self.integer()?);
         let (shard, payload) = (self.integer()?, self.binary()?);
+        let payload_end = self.at;
         let valid_until_ms = match self.bytes.get(self.at)? {
             0xc0 => {
                 self.at += 1;
@@ -319,7 +322,7 @@ impl<'a> Cursor<'a> {
             }
             _ => Some(self.integer()?),
         };
-        Some(RawFrame { session, serial, shard, payload, valid_until_ms })
+        Some(RawFrame { session, serial, shard, payload, payload_end, valid_until_ms })
     }
 }
 
@@ -433,6 +436,35 @@ impl FrameProof {
         writer.done()
     }
 
+    /// The bytes that [`decode_with`](Self::decode_with) reads, for somebody who has the frame's payload already; none if this shows no frame.
+    pub fn encode_without_payload(&self) -> Option<Vec<u8>> {
+        let bytes = &self.frames.bytes;
+        let frame = Cursor { bytes, at: 0 }.frame()?;
+        let at = frame.payload_end.checked_sub(frame.payload.len())?;
+        let rest = [bytes.get(..at)?, bytes.get(frame.payload_end..)?].concat();
+        let frames = Leaf { bytes: rest.into(), ..self.frames.clone() };
+        let rest = Self { frames, ..self.clone() }.encode();
+        Some(Writer::default().u32(u32::try_from(at).ok()?).bytes(&rest).done())
+    }
+
+    /// Reads a proof, and puts the payload of its frame back.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are not one. Whether it shows a frame with this payload, [`verify`](Self::verify) says.
+    pub fn decode_with(bytes: &Bytes, payload: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = crate::codec::Reader::new(WHAT, bytes);
+        let at = reader.u32()?;
+        let mut proof = Self::decode(&bytes.slice_ref(reader.rest()))?;
+        let rest = &proof.frames.bytes;
+        let parts = usize::try_from(at).ok().and_then(|at| rest.split_at_checked(at));
+        let (before, after) = parts.ok_or_else(|| {
+            Malformed::new(WHAT, format!("its payload is to begin at {at} of {}", rest.len()))
+        })?;
+        proof.frames.bytes = [before, payload, after].concat().into();
+        Ok(proof)
+    }
+
     /// Reads a proof. It says nothing about whether it shows anything: [`verify`](Self::verify) does.
     ///
     /// # Errors
@@ -521,6 +553,32 @@ mod tests {
                 assert_eq!(proof.verify(&hash), Ok(frame));
             }
             assert_eq!(proofs.proof(count as u32), None);
+        }
+    }
+
+    #[test]
+    fn who_has_the_payload_needs_not_be_sent_it() {
+        let payload = vec![7; 1000];
+        let body = batch(&["a/0"], &[(1, 1, 0, b"", None), (1, 2, 0, &payload, Some(3))]);
+        let hash = hash_of(&body);
+        for (slot, payload) in [(0, &b""[..]), (1, &payload)] {
+            let proof = FrameProof::new(&body, slot).unwrap();
+            let bytes = Bytes::from(proof.encode_without_payload().unwrap());
+            assert!(bytes.len() < 300, "{} bytes", bytes.len());
+            assert_eq!(FrameProof::decode_with(&bytes, payload), Ok(proof));
+            let other = FrameProof::decode_with(&bytes, b"other").unwrap();
+            assert!(other.verify(&hash).is_err());
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.to_vec();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                let shown = FrameProof::decode_with(&flipped.into(), payload)
+                    .and_then(|proof| proof.verify(&hash));
+                // An empty payload is the same wherever it is put.
+                assert!(shown.is_err() || (slot, bit / 8 < 4) == (0, true), "bit {bit}");
+            }
+            for length in 0..bytes.len() {
+                assert!(FrameProof::decode_with(&bytes.slice(..length), payload).is_err());
+            }
         }
     }
 

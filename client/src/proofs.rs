@@ -50,7 +50,9 @@ impl Proofs {
             }
             let batch = batches.last().and_then(|(_, batch)| batch.get());
             let proof = batch.and_then(|batch| batch.frames.proof(commit.position.slot));
-            commit.proof = proof.map(|proof| Bytes::from(proof.encode()));
+            // Who proposed it has the payload.
+            let proof = proof.and_then(|proof| proof.encode_without_payload());
+            commit.proof = proof.map(Bytes::from);
         }
         batches.into_iter().map(|(_, batch)| batch).collect()
     }

@@ -72,7 +72,8 @@ impl Trust {
     ) -> Result<(), String> {
         let position = commit.position;
         let path = commit.proof.take().ok_or("it has no proof")?;
-        let proof = FrameProof::decode(&path).map_err(|error| error.to_string())?;
+        let proof =
+            FrameProof::decode_with(&path, &frame.payload).map_err(|error| error.to_string())?;
         let told = link.calls.heights().get(position.group, position.index);
         let told = told.ok_or("its height was not told")?;
         let header = told.judged.get_or_try_init(|| self.judge(&told, link, within)).await?;

@@ -125,8 +125,8 @@ enum Lie {
     Strangers(DecidedBatch),
     /// One signature fewer than a quorum.
     Few,
-    /// It changes what the batch carries.
-    Payload,
+    /// It changes what the batch says beside the payloads, which it does not send.
+    Batch,
     /// It keeps to itself who the validators are.
     NoChanges,
 }
@@ -179,10 +179,10 @@ impl Replicator for Node {
                 let few = Certificate::new(whole.height(), whole.round(), *whole.value(), few);
                 batch.proof = few.unwrap().encode().into();
             }
-            Some(Lie::Payload) => {
+            Some(Lie::Batch) => {
                 let mut body = batch.body.to_vec();
-                let byte = body.len() - 2;
-                body[byte] ^= 1;
+                // In the history that its proposer had.
+                body[30] ^= 1;
                 batch.body = body.into();
             }
         }
@@ -341,7 +341,7 @@ async fn a_node_that_lies_is_left_for_another_and_nothing_happens_twice() {
         Lie::OtherFrame,
         Lie::Strangers(strangers),
         Lie::Few,
-        Lie::Payload,
+        Lie::Batch,
     ];
     for lie in lies {
         println!("{lie:?}");

@@ -22,6 +22,10 @@ pub(crate) fn judge(bytes: &[u8]) {
         6 => is_canonical(input.0, |bytes| {
             let proof = FrameProof::decode(&Bytes::copy_from_slice(bytes)).ok()?;
             assert!(proof.verify(&[0; 32]).is_err(), "no batch has this hash");
+            if let Some(rest) = proof.encode_without_payload() {
+                let _ = FrameProof::decode_with(&rest.into(), b"another payload");
+            }
+            let _ = FrameProof::decode_with(&Bytes::copy_from_slice(bytes), b"hi");
             Some(proof.encode().into())
         }),
         7 => is_canonical(input.0, |bytes| {
