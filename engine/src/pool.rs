@@ -83,6 +83,8 @@ struct Released {
     slot: u32,
     /// The [`Forwarded::number`] under which it went last.
     forwarded: Option<u64>,
+    /// It was out of this node's hands when a snapshot took the place of batches, which may have decided it.
+    is_skipped: bool,
 }
 
 #[derive(Debug)]
@@ -146,7 +148,7 @@ impl<C: Callers> Pool<C> {
             // It is here already.
             return self.calls.drop_elsewhere(call);
         }
-        waiting.push(Released { hash, call, slot: 0, forwarded: None });
+        waiting.push(Released { hash, call, slot: 0, forwarded: None, is_skipped: false });
         self.frames += 1;
         self.bytes += cost(&hashed.frame);
         let waiter = Waiter { call, slot: 0, released: Some((id, hash)) };
@@ -265,6 +267,7 @@ impl<C: Callers> Pool<C> {
             let batch = self.placed.remove(place).expect("the place was found");
             self.offer_again(batch);
         }
+        self.released.values_mut().flatten().for_each(|released| released.is_skipped = true);
     }
 
     fn offer_again(&mut self, batch: PlacedBatch) {
@@ -277,7 +280,7 @@ impl<C: Callers> Pool<C> {
                 let (id, hash) = (pending.hashed.frame.id, pending.hashed.hash);
                 let Waiter { call, slot, .. } = pending.waiter;
                 pending.waiter.released = Some((id, hash));
-                let released = Released { hash, call, slot, forwarded: None };
+                let released = Released { hash, call, slot, forwarded: None, is_skipped: false };
                 self.released.entry(id).or_default().push(released);
             }
             self.idle.push_front(pending);
@@ -295,7 +298,8 @@ impl<C: Callers> Pool<C> {
             match known {
                 Some(known) => known.forwarded = Some(number),
                 None => {
-                    waiting.push(Released { hash, call, slot, forwarded: Some(number) });
+                    let forwarded = Some(number);
+                    waiting.push(Released { hash, call, slot, forwarded, is_skipped: false });
                     waiter.released = Some((id, hash));
                 }
             }
@@ -423,7 +427,11 @@ impl<C: Callers> Pool<C> {
         let Some(waiting) = self.released.get_mut(&id) else { return };
         let first = self.forwarded.front().map_or(u64::MAX, |oldest| oldest.number);
         for released in waiting.extract_if(.., |released| released.hash == hash) {
-            self.calls.answer(released.call, released.slot, answer.clone(), answers);
+            // A session that has ended does not tell of what it had decided before.
+            let is_unknown =
+                released.is_skipped && matches!(answer, Err(ProposeError::SessionEnded));
+            let answer = if is_unknown { Ok(Decision::Timeout) } else { answer.clone() };
+            self.calls.answer(released.call, released.slot, answer, answers);
             if let Some(number) = released.forwarded
                 && number >= first
                 && let Some(forwarded) = self.forwarded.get_mut((number - first) as usize)
