@@ -63,11 +63,11 @@ fn seeds_of_clusters_that_found_something_stay_clean() {
             1061,
             "a full session refused the list with its oldest open serial, and nothing could be settled",
         ),
+        (1114, "a node that was given the lead while it installed a snapshot panicked"),
         (
             3448,
             "a frame was told to be refused by its session's end, and had been decided where a snapshot took the place of the log",
         ),
-        (1114, "a node that was given the lead while it installed a snapshot panicked"),
     ] {
         println!("seed {seed}: {found}");
         cluster_lives_through(seed);

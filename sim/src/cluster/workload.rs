@@ -325,16 +325,16 @@ impl Cluster<'_> {
                 return Ok(());
             }
         };
+        if let (Err(ProposeError::NotLeader { leader: Some(leader) }), Some(client)) =
+            (answer, client)
+        {
+            self.hints.insert(client, *leader);
+        }
         if let Err(error) = answer
             && counted
             && self.swarm.keeps_contract
             && refuses_all(error, ids.len())
         {
-            if let (ProposeError::NotLeader { leader: Some(leader) }, Some(client)) =
-                (error, client)
-            {
-                self.hints.insert(client, *leader);
-            }
             self.tell(|it| format!("{} refuses {ids:?}: {error}", it.machines[place].id));
             for id in &ids {
                 self.oracle.refused(*id)?;
