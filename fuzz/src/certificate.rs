@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use quorate_certificate::{
     BodyKind, Certificate, DecidedFrame, Evidence, FaultModel, FrameProof, Genesis, Header,
-    HistoryWriter, MembersBody, Scheme, Signature, SigningKey, Validator, ValidatorChange,
+    HistoryWriter, MembersBody, Motion, Scheme, Signature, SigningKey, Validator, ValidatorChange,
     ValidatorSet, VoteType, audit_history, body_hash, frames_of,
 };
 
@@ -12,7 +12,7 @@ use crate::input::{Input, is_canonical};
 /// Which of them, and the bytes.
 pub(crate) fn judge(bytes: &[u8]) {
     let mut input = Input(bytes);
-    match input.u8() % 10 {
+    match input.u8() % 11 {
         0 => is_canonical(input.0, |bytes| Some(Genesis::decode(bytes).ok()?.encode().into())),
         1 => is_canonical(input.0, |bytes| Some(ValidatorSet::decode(bytes).ok()?.encode().into())),
         2 => is_canonical(input.0, |bytes| Some(Header::decode(bytes).ok()?.encode().into())),
@@ -33,6 +33,7 @@ pub(crate) fn judge(bytes: &[u8]) {
             let _ = proof.verify(None);
             Some(proof.encode().into())
         }),
+        10 => is_canonical(input.0, |bytes| Some(Motion::decode(bytes).ok()?.encode().into())),
         8 => {
             let _ = audit_history(input.0, None, None);
         }
@@ -81,6 +82,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let certificate =
         Certificate::new(1, 0, id, vec![(1, precommit.clone())]).expect("one").encode();
     let changes = vec![ValidatorChange::Power { node: 1, power: 2 }];
+    let motion = Motion::new(changes.clone(), Vec::new()).expect("it changes something");
     let members = MembersBody { changes, note: Bytes::from_static(b"note") };
     let votes = [(None, sign(VoteType::Precommit, None)), (Some(id), precommit)];
     let evidence = Evidence::votes((0, 1, 0), 1, VoteType::Precommit, votes).expect("two values");
@@ -102,6 +104,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         proof.encode(),
         history,
         body.to_vec(),
+        motion.encode(),
     ];
     (0..).zip(all).map(|(which, bytes)| [&[which][..], &bytes].concat()).collect()
 }

@@ -186,6 +186,13 @@ impl QuorumEngine {
         }
     }
 
+    /// What a validator has approved that is not decided.
+    pub(super) fn approved_by(&self, node: NodeId) -> Option<&Motion> {
+        let mut open = self.motions.open.values();
+        let open = open.find(|open| open.approvals.contains_key(&node.number()))?;
+        Some(&open.motion)
+    }
+
     /// A motion that a quorum approves, and that may be decided now.
     fn ready(&self) -> Option<&Open> {
         let validators = &self.mark.next_validators;

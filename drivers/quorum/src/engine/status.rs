@@ -30,6 +30,9 @@ impl QuorumEngine {
         if let Some(deed) = self.deed_of(node) {
             status.note = deed;
         }
+        if let Some(motion) = self.approved_by(node).filter(|_| status.note.is_empty()) {
+            status.note = format!("approves: {motion}");
+        }
         let Some(peer) = self.peers.get(&node) else { return status };
         status.last_contact = peer.heard.map(|at| self.now.saturating_sub(at));
         status.matched = peer.height;

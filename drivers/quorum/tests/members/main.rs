@@ -99,6 +99,24 @@ fn a_validator_signs_with_its_next_key_from_the_height_on_from_which_it_is_known
     assert_eq!(table.audit(4).epoch, 1);
 }
 
+/// Nobody says how far it is while one height follows the other: what is said of them tells.
+#[test]
+fn who_speaks_of_a_height_is_known_to_have_decided_what_was_before() {
+    let mut table = Table::new(Scheme::Ed25519);
+    table.settle(&[1, 2, 3, 4]);
+    (0..50).for_each(|_| table.offer());
+    let begun = table.now();
+    table.settle(&[1, 2, 3, 4]);
+    assert!(table.now() < begun + Duration::from_millis(200), "there was no time to ask");
+    for node in 1..=4 {
+        let status = table.status(node);
+        assert!(status.decided >= 50);
+        for peer in status.peers {
+            assert!(peer.lag.is_some_and(|lag| lag <= 2), "n{node}: {peer:?}");
+        }
+    }
+}
+
 #[test]
 fn all_change_to_another_scheme_at_one_height() {
     let mut table = Table::new(Scheme::Hybrid);
@@ -168,6 +186,8 @@ fn nothing_changes_without_a_quorum_of_approvals() {
     table.settle(&[1, 2, 3, 4]);
     assert!(!table.run(Duration::from_secs(60), |table| members(table, 1).len() < 4));
     assert!(tickets.iter().all(|(node, ticket)| table.answer(*node, *ticket).is_none()));
+    let notes: Vec<_> = table.status(3).peers.into_iter().map(|peer| peer.note).collect();
+    assert_eq!(notes, ["approves: remove n4", "approves: remove n4", ""]);
     // Another change is decided, which ends it: approvals are for one epoch.
     table.change(&motion(ValidatorChange::Power { node: 3, power: 2 }), &[1, 3, 4]);
     table.settle(&[2]);

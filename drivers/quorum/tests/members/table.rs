@@ -107,6 +107,10 @@ impl Table {
         table
     }
 
+    pub(crate) const fn now(&self) -> Now {
+        self.now
+    }
+
     fn place_of(node: u64) -> usize {
         node as usize - 1
     }
