@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use crate::cli::{DriverCommand, Output, SwitchArgs};
 use crate::exit::{Exit, Failure};
+use crate::founding::QUORUM;
 use crate::status::hex;
+use crate::validator::JOIN_FILE;
 use crate::{open, print_as};
 
 /// So many namespaces are named for people.
@@ -182,10 +184,11 @@ fn next(config: &Config, to: &str) -> String {
         steps.push("start the node".into());
     } else {
         steps.push("start the node with a [transport]".into());
-        steps.push(
-            "add the others, each with an empty directory: `quorate member add n2=HOST:PORT`"
-                .into(),
-        );
+        let add = match to {
+            QUORUM => format!("`quorate member approve n2/{JOIN_FILE}`"),
+            _ => "`quorate member add n2=HOST:PORT`".into(),
+        };
+        steps.push(format!("add the others, each with an empty directory: {add}"));
     }
     format!("next         {}", steps.join(", "))
 }

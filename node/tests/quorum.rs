@@ -9,8 +9,8 @@ use std::path::Path;
 use common::process::{Cluster, PATIENCE, Process, free_addresses};
 use common::writer::{Observer, Writer, connect, runtime};
 use common::{Ended, Place, budget};
-use quorate::ShardKey;
 use quorate::certificate::{Certificate, FaultModel, Genesis, Scheme, SigningKey, audit_history};
+use quorate::{Role, ShardKey};
 use rustix::process::Signal;
 
 const NODES: usize = 4;
@@ -591,4 +591,62 @@ fn validators_come_go_and_change_keys_while_a_cluster_runs() {
         }
         assert_eq!(changes.len(), 3);
     }
+}
+
+#[test]
+fn one_node_with_data_grows_to_four_validators() {
+    let place = Place::new();
+    let put = place.run(&["kv", "put", "acme/cfg", "colour", "green"]);
+    assert_eq!(put.out, "1\n", "{}", put.err);
+    let addresses = free_addresses(NODES);
+    let named = addresses.iter().zip(1..).map(|(address, node)| format!("n{node}={address}"));
+    let named = named.collect::<Vec<_>>().join(",");
+    let made = ["--driver", "quorum", "init-cluster", "--from", "data", "--nodes", &named];
+    let made = place.run_bare(&[&made[..], &["--out", "cluster"]].concat());
+    assert_eq!(made.code, 0, "{}", made.err);
+    assert!(made.out.contains("member approve cluster/n4/join.change"), "{}", made.out);
+    let switch = ["driver", "switch", "--to", "quorum", "-o", "json", "--config"];
+    let switched = place.run_bare(&[&switch[..], &["cluster/n1/node.toml"]].concat());
+    assert_eq!(switched.code, 0, "{}", switched.err);
+    let left = switched.json()["groups"][0].clone();
+
+    let cluster = Cluster { place, addresses };
+    let mut nodes = vec![cluster.serve(1)];
+    nodes[0].wait_for("is ready");
+    for node in 2..=NODES as u64 {
+        nodes.push(cluster.serve(node));
+        let join = cluster.place.path(&format!("cluster/n{node}/join.change"));
+        let known: Vec<_> = (1..node).collect();
+        approve(&cluster, &known, &["member", "approve", join.to_str().unwrap()]);
+        // Its operator is asked for the next one.
+        Observer::new(&cluster.client_of(&[node])).wait_for("it votes", |statuses| {
+            let group = statuses.first()?.groups.first()?;
+            (group.role == Role::Validator && group.reason.is_none()).then_some(())
+        });
+    }
+    // What began it all is not needed any more.
+    nodes.remove(0).kill();
+    let others = cluster.client_of(&[2, 3, 4]);
+    let kv = |arguments: &[&str]| {
+        let ended = Ended::of(cluster.command_of(&others, &[&["kv"], arguments].concat()));
+        assert_eq!(ended.code, 0, "{arguments:?}: {}", ended.err);
+        ended.out
+    };
+    assert_eq!(kv(&["get", "acme/cfg", "colour"]), "green\n");
+    assert_eq!(kv(&["put", "acme/cfg", "colour", "blue"]), "2\n");
+    let observer = Observer::new(&others);
+    observer.same_history(NODES - 1);
+    drop(observer);
+    for node in nodes {
+        node.signal(Signal::TERM);
+        let (code, said) = node.end();
+        assert_eq!(code, 0, "{said}");
+    }
+    let audited = audit_node(&cluster, 1, &[]);
+    assert_eq!(audited.code, 0, "{}", audited.err);
+    let found = audited.json();
+    assert_eq!((&found["inherited"], &found["epoch"]), (&left["history"], &3.into()), "{found}");
+    assert_eq!(found["first"].as_u64(), left["index"].as_u64().map(|index| index + 1));
+    let audited = audit_node(&cluster, 4, &[]);
+    assert_eq!((audited.code, &audited.json()["epoch"]), (0, &3.into()), "{}", audited.err);
 }
