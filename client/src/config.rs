@@ -35,8 +35,8 @@ pub struct ClientConfig {
     /// The key of the certificate, in PEM. Refused if others than its owner may read the file.
     pub key_file: PathBuf,
     /// The genesis of a cluster of driver `quorum`, as `quorate init-cluster` wrote it. With one, nodes need not be believed that a frame was
-    /// accepted: they are asked for proof, and what does not hold is not returned. That costs a millisecond for about ten thousand
-    /// bytes of certificates, once for each batch. Without one, nodes are believed.
+    /// accepted: they are asked for proof, and what does not hold is not returned. That costs the client some tenths of a millisecond for each
+    /// batch, and some microseconds for each frame. Without one, nodes are believed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub genesis_file: Option<PathBuf>,
     /// Nodes by their numbers, each with `host:port`. Not all have to be there; those that are not are not asked.
