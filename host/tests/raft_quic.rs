@@ -1,46 +1,29 @@
-//! Raft over QUIC: three nodes on the loopback, judged by the suite that judges every replicator.
+//! Raft over QUIC: nodes on the loopback, judged by the suite that judges every replicator.
 
 #[path = "support/counter.rs"]
 mod counter;
+#[path = "support/over_quic.rs"]
+mod over_quic;
 #[path = "support/raft_cluster.rs"]
 mod raft_cluster;
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use counter::{Counter, frame, shard};
+use over_quic::OverQuic;
 use quorate_conformance::replicator::{Cluster, MachineMaker, ReplicatorFactory, replicator};
 use quorate_conformance::until;
 use quorate_driver_raft::RaftDriver;
-use quorate_host::{HostConfig, Hosted};
 use quorate_replicator::{
-    ClusterId, Consistency, Decision, Driver, Env, Frame, GroupId, MemberChange, MemberRole,
-    MonotonicClock, NodeId, Replicator, SessionId, Status, Transport as _,
+    Consistency, Decision, Frame, GroupId, MemberChange, MemberRole, NodeId, Replicator, SessionId,
+    Status,
 };
-use quorate_transport_quic::{Authority, QuicConfig, QuicTransport, Subject, Validity};
 use raft_cluster::raft_config;
-use tempfile::TempDir;
-
-const CLUSTER: ClusterId = ClusterId::new([7; 16]);
 
 #[derive(Debug)]
 struct Factory(usize);
-
-struct OverQuic {
-    authority: Authority,
-    machine: MachineMaker,
-    addresses: Vec<SocketAddr>,
-    nodes: Mutex<Vec<Arc<dyn Replicator>>>,
-    directory: TempDir,
-}
-
-impl std::fmt::Debug for OverQuic {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OverQuic").field("addresses", &self.addresses).finish_non_exhaustive()
-    }
-}
 
 #[async_trait]
 impl ReplicatorFactory for Factory {
@@ -49,87 +32,12 @@ impl ReplicatorFactory for Factory {
     }
 
     async fn open(&self, nodes: usize, machine: MachineMaker) -> Box<dyn Cluster> {
-        Box::new(OverQuic::open(nodes, machine).await)
+        Box::new(open(nodes, machine).await)
     }
 }
 
-impl OverQuic {
-    async fn open(nodes: usize, machine: MachineMaker) -> Self {
-        let authority = Authority::create("test", Validity::days(1)).unwrap();
-        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut cluster = Self {
-            authority,
-            machine,
-            addresses: Vec::new(),
-            nodes: Mutex::default(),
-            directory: tempfile::tempdir().unwrap(),
-        };
-        let bound: Vec<_> = (0..nodes).map(|place| cluster.bind(place, anywhere)).collect();
-        cluster.addresses = bound.iter().map(|transport| transport.listens_on()).collect();
-        for (place, transport) in bound.into_iter().enumerate() {
-            let node = cluster.start(place, transport).await;
-            cluster.nodes.lock().unwrap().push(node);
-        }
-        cluster
-    }
-
-    /// Starts a node that is no founder; where it listens.
-    async fn join(&self, place: usize) -> (Arc<dyn Replicator>, String) {
-        let transport = self.bind(place, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-        let address = transport.listens_on().to_string();
-        (self.start(place, transport).await, address)
-    }
-
-    fn bind(&self, place: usize, at: SocketAddr) -> Arc<QuicTransport> {
-        let subject = Subject::node(CLUSTER, NodeId::new(place as u64 + 1));
-        let issued = self.authority.issue(&subject, Validity::days(1)).unwrap();
-        let mut config = QuicConfig::listening(at);
-        // All of them come from one address, and come back after each restart.
-        config.limits.accepts_per_second = 10_000;
-        let incarnation = fastrand::u64(..);
-        Arc::new(QuicTransport::bind(issued.identity().unwrap(), incarnation, config).unwrap())
-    }
-
-    async fn start(&self, place: usize, transport: Arc<QuicTransport>) -> Arc<dyn Replicator> {
-        for (other, address) in self.addresses.iter().enumerate().filter(|(it, _)| *it != place) {
-            transport.add_peer(NodeId::new(other as u64 + 1), address.to_string());
-        }
-        let id = transport.local_id();
-        let path = self.directory.path().join(id.to_string());
-        let mut env = Env::new(id, path, Arc::new(MonotonicClock::new()), id.number());
-        env.members = (1..=self.addresses.len() as u64).map(NodeId::new).collect();
-        env.transport = Some(transport);
-        let mut config = HostConfig::default();
-        config.cluster = Some(CLUSTER);
-        let hosted = Hosted::new(RaftDriver, config);
-        hosted.open(raft_config(), env, (self.machine)()).await.unwrap()
-    }
-}
-
-#[async_trait]
-impl Cluster for OverQuic {
-    fn nodes(&self) -> Vec<Arc<dyn Replicator>> {
-        self.nodes.lock().unwrap().clone()
-    }
-
-    async fn restart(&self, node: usize) -> bool {
-        let before = Arc::clone(&self.nodes.lock().unwrap()[node]);
-        before.close().await.unwrap();
-        let transport = self.bind(node, self.addresses[node]);
-        let opened = self.start(node, transport).await;
-        self.nodes.lock().unwrap()[node] = opened;
-        true
-    }
-
-    async fn stall(&self, _: usize, _: bool) -> bool {
-        false
-    }
-
-    async fn close(&self) {
-        for node in self.nodes() {
-            node.close().await.unwrap();
-        }
-    }
+async fn open(nodes: usize, machine: MachineMaker) -> OverQuic<RaftDriver> {
+    OverQuic::open((RaftDriver, raft_config()), nodes, machine).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,7 +54,7 @@ async fn two_nodes_over_quic() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_joins_by_its_address() {
     let machine: MachineMaker = Arc::new(|| Box::<Counter>::default());
-    let cluster = OverQuic::open(3, machine).await;
+    let cluster = open(3, machine).await;
     let (session, within) = (SessionId::new([1; 16]), Duration::from_secs(60));
     let one = cluster.nodes().remove(0);
     let opened = one.propose(Frame::open_session(session, shard()), within).await;
@@ -174,7 +82,7 @@ async fn until_it_is_told(node: &Arc<dyn Replicator>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_was_removed_is_told_and_answered() {
     let machine: MachineMaker = Arc::new(|| Box::<Counter>::default());
-    let cluster = OverQuic::open(4, machine).await;
+    let cluster = open(4, machine).await;
     let (session, within) = (SessionId::new([1; 16]), Duration::from_secs(60));
     let nodes = cluster.nodes();
     let opened = nodes[0].propose(Frame::open_session(session, shard()), within).await;
@@ -197,7 +105,7 @@ async fn a_node_that_was_removed_is_told_and_answered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_removes_itself_hears_that_it_may_go() {
     let machine: MachineMaker = Arc::new(|| Box::<Counter>::default());
-    let cluster = OverQuic::open(3, machine).await;
+    let cluster = open(3, machine).await;
     let (session, within) = (SessionId::new([1; 16]), Duration::from_secs(60));
     let nodes = cluster.nodes();
     let opened = nodes[0].propose(Frame::open_session(session, shard()), within).await;
@@ -215,7 +123,7 @@ async fn a_leader_that_removes_itself_hears_that_it_may_go() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_came_while_a_node_was_away_is_heard() {
     let machine: MachineMaker = Arc::new(|| Box::<Counter>::default());
-    let cluster = OverQuic::open(3, machine).await;
+    let cluster = open(3, machine).await;
     let within = Duration::from_secs(60);
     let nodes = cluster.nodes();
     nodes[2].read_barrier(&shard(), Consistency::Linearizable, within).await.unwrap();
