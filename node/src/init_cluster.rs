@@ -97,7 +97,7 @@ pub(crate) fn node(arguments: &InitNodeArgs, output: Output) -> Result<Exit, Fai
             if cluster.founding.is_some() {
                 return format!(
                     "made {dir}\n\n\
-                     1. copy {dir} to {host} and start it there; it follows the validators until it is one:\n   \
+                     1. copy {dir} to {host} and start it there; it follows the validators that approve it:\n   \
                         quorate serve --config {name}/{NODE_FILE}\n\
                      2. have it approved by the operators of the validators, each at the nodes of its client:\n   \
                         quorate --connect CLIENT.toml member approve {name}/{JOIN_FILE}\n\

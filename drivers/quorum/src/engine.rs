@@ -332,7 +332,7 @@ impl Engine for QuorumEngine {
             Input::Timer(TELL) => self.tell(out),
             Input::Timer(SYNC) => self.catch_up(out),
             Input::Timer(FOUND) => self.found(out),
-            Input::Timer(APPROVE) => self.tell_motions(out),
+            Input::Timer(APPROVE) => self.look_at_motions(out),
             Input::Timer(TimerId(timer)) => {
                 self.core(out, |height, keys, acts| height.timeout(timer, keys, acts));
             }

@@ -198,9 +198,11 @@ impl QuorumEngine {
             return;
         }
         match said {
-            Said::Status { asks: true, .. } => {
+            Said::Status { asks: true, height } => {
                 let status = message::status(&self.chain, self.mark.height, false);
                 self.send(vec![from], status, out);
+                self.peers.entry(from).or_default().heard = Some(self.now);
+                self.heard_of_follower(from, *height, out);
             }
             Said::Ask { from: first } => self.asked(from, *first, out),
             _ => {}

@@ -5,6 +5,9 @@
 //!                            '--- approvals of a quorum ---> batch of the change at h ---> in force at h + 2
 //! ```
 //!
+//! A node that is to be added has to be there, and near to what is decided, before this one approves it: where all validators are needed, one that
+//! never comes would end everything.
+//!
 //! Approvals count in one epoch and are kept in memory alone: whoever lost them is asked again. Nobody votes for a change that does not carry those of
 //! a quorum, or while another one is decided and not in force.
 
@@ -12,8 +15,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_certificate::{MembersBody, Motion, Signature, ValidatorSet};
-use quorate_engine::engine::{Admin, Output, TimerId};
+use quorate_certificate::{MembersBody, Motion, Signature, ValidatorChange, ValidatorSet};
+use quorate_engine::engine::{Admin, Now, Output, TimerId};
 use quorate_replicator::{AdminError, Member, MemberChange, MemberRole, NodeId};
 use quorate_storage::Body;
 
@@ -30,6 +33,15 @@ const TELL_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// The longest pause between two times.
 const TELL_AGAIN_AFTER_MAX: Duration = Duration::from_secs(30);
 
+/// How long a node that is to be added may take to be heard of, and to catch up.
+const JOIN_WITHIN: Duration = Duration::from_secs(60);
+
+/// How old may be what was heard of it: it asks once a second.
+const HEARD_WITHIN: Duration = Duration::from_secs(5);
+
+/// By how many heights it may be behind.
+const NEAR: u64 = 256;
+
 /// Most motions that one validator approves at a time: a person thinks of one.
 const MOTIONS_EACH: usize = 4;
 
@@ -44,6 +56,8 @@ pub(super) struct Motions {
     open: BTreeMap<Digest, Open>,
     wishes: Vec<Wish>,
     tell_after: Duration,
+    /// When nodes that are no validators were heard of last, and how far they were.
+    followers: BTreeMap<NodeId, (Now, u64)>,
 }
 
 #[derive(Debug)]
@@ -56,6 +70,8 @@ struct Open {
 struct Wish {
     ticket: u64,
     motion: Arc<Motion>,
+    /// Until when a node that it adds is waited for; none once it is approved.
+    joins_until: Option<Now>,
 }
 
 fn refused(reason: impl Into<String>) -> AdminError {
@@ -90,7 +106,8 @@ impl QuorumEngine {
             return Ok(());
         }
         let base = &self.mark.next_validators;
-        if !motion.is_done(base) {
+        let is_decided = motion.is_done(base);
+        if !is_decided {
             if self.mark.is_changing() {
                 return Err("another change is decided, and not in force yet; ask again".into());
             }
@@ -100,16 +117,7 @@ impl QuorumEngine {
             let known = base.get(node).ok_or_else(|| {
                 format!("{} is no validator: those who are approve a change of them", self.node)
             })?;
-            let key = self.keys.of(&known.key).ok_or_else(|| self.lacks_key())?;
-            let approval = motion.approve(&self.chain, base.epoch(), node, key);
-            let approval = approval.map_err(|error| error.to_string())?;
-            if !self.add_approvals(&motion, vec![(node, approval)]) {
-                return Err(format!(
-                    "{MOTIONS_EACH} changes that are approved here wait for others; one has to be decided first, or this node restarted, which forgets them"
-                ));
-            }
-            self.motions.tell_after = TELL_AGAIN_AFTER;
-            self.tell_motions(out);
+            self.keys.of(&known.key).ok_or_else(|| self.lacks_key())?;
         }
         if self.motions.wishes.len() >= WISHES_MAX {
             // Whoever asked first has given up by now; what was approved goes on.
@@ -117,7 +125,81 @@ impl QuorumEngine {
             let reason = "others have asked since, and it waits for approvals".into();
             out.admin.push((ticket, Err(AdminError::Unfinished { reason })));
         }
-        self.motions.wishes.push(Wish { ticket, motion });
+        let joins_until = (!is_decided).then(|| self.now + JOIN_WITHIN);
+        self.motions.wishes.push(Wish { ticket, motion, joins_until });
+        self.look_at_wishes(out);
+        Ok(())
+    }
+
+    /// A node that is no validator says how far it is.
+    pub(super) fn heard_of_follower(&mut self, node: NodeId, height: u64, out: &mut Output) {
+        self.motions.followers.insert(node, (self.now, height));
+        self.look_at_wishes(out);
+    }
+
+    /// The first node that a motion adds, and that is not there yet; with what is known of it.
+    fn awaited(&self, motion: &Motion) -> Option<String> {
+        let mut added = motion.changes().iter().filter_map(|change| match change {
+            ValidatorChange::Add { validator, .. } => Some(NodeId::new(validator.node)),
+            _ => None,
+        });
+        added.find_map(|node| match self.motions.followers.get(&node) {
+            Some((at, height)) if self.now < *at + HEARD_WITHIN => {
+                (height + NEAR < self.mark.height).then(|| {
+                    format!("{node} has height {height} of {}, and has to catch up first", self.mark.height)
+                })
+            }
+            _ => Some(format!(
+                "nothing is heard of {node}, which is to be added: start it, and look at its address and its lines"
+            )),
+        })
+    }
+
+    /// Approves what operators of this node want, as soon as the nodes that it adds are there.
+    fn look_at_wishes(&mut self, out: &mut Output) {
+        let mut waits = false;
+        for mut wish in std::mem::take(&mut self.motions.wishes) {
+            let Some(until) = wish.joins_until else {
+                self.motions.wishes.push(wish);
+                continue;
+            };
+            let problem = match self.awaited(&wish.motion) {
+                Some(_) if self.now < until => {
+                    waits = true;
+                    self.motions.wishes.push(wish);
+                    continue;
+                }
+                Some(problem) => Err(problem),
+                None => self.sign(&wish.motion, out),
+            };
+            match problem {
+                Ok(()) => {
+                    wish.joins_until = None;
+                    self.motions.wishes.push(wish);
+                }
+                Err(problem) => out.admin.push((wish.ticket, Err(refused(problem)))),
+            }
+        }
+        if waits {
+            self.motions.tell_after = TELL_AGAIN_AFTER;
+            out.timers.push((APPROVE, Some(TELL_AGAIN_AFTER)));
+        }
+    }
+
+    /// Approves a motion, and tells the others.
+    fn sign(&mut self, motion: &Arc<Motion>, out: &mut Output) -> Result<(), String> {
+        let (base, node) = (&self.mark.next_validators, self.node.number());
+        let key = base.get(node).and_then(|known| self.keys.of(&known.key));
+        let key = key.ok_or_else(|| self.lacks_key())?;
+        let approval = motion.approve(&self.chain, base.epoch(), node, key);
+        let approval = approval.map_err(|error| error.to_string())?;
+        if !self.add_approvals(motion, vec![(node, approval)]) {
+            return Err(format!(
+                "{MOTIONS_EACH} changes that are approved here wait for others; one has to be decided first, or this node restarted, which forgets them"
+            ));
+        }
+        self.motions.tell_after = TELL_AGAIN_AFTER;
+        self.tell_motions(out);
         Ok(())
     }
 
@@ -169,8 +251,14 @@ impl QuorumEngine {
         }
     }
 
+    /// It is time to look after motions and wishes.
+    pub(super) fn look_at_motions(&mut self, out: &mut Output) {
+        self.tell_motions(out);
+        self.look_at_wishes(out);
+    }
+
     /// Tells the others of open motions, and wakes them if one is to be decided.
-    pub(super) fn tell_motions(&mut self, out: &mut Output) {
+    fn tell_motions(&mut self, out: &mut Output) {
         let epoch = self.mark.next_validators.epoch();
         for Open { motion, approvals } in self.motions.open.values() {
             let told = message::approvals(&self.chain, epoch, motion, approvals);

@@ -99,6 +99,25 @@ fn a_validator_signs_with_its_next_key_from_the_height_on_from_which_it_is_known
     assert_eq!(table.audit(4).epoch, 1);
 }
 
+#[test]
+fn a_node_that_is_not_there_is_not_added() {
+    let mut table = Table::new(Scheme::Ed25519);
+    table.settle(&[1, 2, 3, 4]);
+    table.stop(5);
+    assert!(!table.run(Duration::from_secs(10), |_| false));
+    let add = add_five(&table);
+    let tickets = [1, 2, 3, 4].map(|node| (node, table.approve(node, &add)));
+    let height = table.status(1).decided;
+    table.run(Duration::from_secs(100), |_| false);
+    for (node, ticket) in tickets {
+        refused(&table, node, ticket, "nothing is heard of n5, which is to be added: start it");
+    }
+    assert_eq!(table.status(1).decided, height);
+    table.start(5);
+    table.change(&add, &[1, 2, 3, 4]);
+    assert_eq!(members(&table, 1), [1, 2, 3, 4, 5]);
+}
+
 /// Nobody says how far it is while one height follows the other: what is said of them tells.
 #[test]
 fn who_speaks_of_a_height_is_known_to_have_decided_what_was_before() {
@@ -286,7 +305,8 @@ fn power_that_is_lost_at_any_step_of_a_change_does_no_harm() {
             table.approve(node, &wanted);
         }
         table.patience = Some(messages);
-        table.run(Duration::from_millis(150), |_| false);
+        // A node that is added is heard of once a second.
+        table.run(Duration::from_secs(3), |_| false);
         table.lose_power();
         in_force += usize::from(table.audit(1).epoch > 0);
         // What was voted for before is decided first.
