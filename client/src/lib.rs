@@ -16,7 +16,9 @@
 //!    call and under the same frame id, so that nothing happens twice.
 //! 3. **Unknown is not refused.** Once a frame may have reached a node whose answer was lost, only a decision ends the
 //!    call otherwise than as [`Decision::Timeout`](quorate_replicator::Decision::Timeout).
-//! 4. **Pipelined.** All calls share long-lived streams; answers come in any order, and long ones on a stream of their own.
+//! 4. **No node need be believed.** With the genesis of a cluster of validators in its configuration, a client returns an accept if a quorum of
+//!    them has decided that frame at that position, and goes to another node otherwise. Replies, refusals and reads are a node's word.
+//! 5. **Pipelined.** All calls share long-lived streams; answers come in any order, and long ones on a stream of their own.
 
 mod call;
 mod client;
