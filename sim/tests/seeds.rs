@@ -97,6 +97,7 @@ fn seeds_that_found_something_stay_clean() {
         (2, "a session full of later serials refused its oldest open one for ever"),
         (12, "a block whose sync had failed was trusted by the next process"),
         (63, "a disk that failed while a driver was left was called damaged"),
+        (1503, "a directory survived a power cut in one that did not"),
         (7267, "a subscriber read rejected frames of a log whose trimming was lost with the power"),
     ] {
         println!("seed {seed}: {found}");

@@ -343,7 +343,14 @@ impl Sim {
                 apply(change, &mut names, &mut dirs);
             }
         }
-        // What is in a directory that did not survive did not survive either.
+        // What is in a directory that did not survive did not survive either. Directories come before those in them.
+        let mut reached = BTreeSet::new();
+        for dir in dirs {
+            if dir_of(&dir).is_empty() || reached.contains(dir_of(&dir)) {
+                reached.insert(dir);
+            }
+        }
+        let dirs = reached;
         names.retain(|path, _| dir_of(path).is_empty() || dirs.contains(dir_of(path)));
         let alive: BTreeSet<u64> = names.values().copied().collect();
         self.files.retain(|id, _| alive.contains(id));
@@ -740,6 +747,21 @@ mod tests {
         disk.sync_dir("d").unwrap();
         disk.remove("d/b").unwrap();
         assert_eq!(read(&disk.fork(Keep::None), "d/b").unwrap(), b"x");
+    }
+
+    #[test]
+    fn what_is_in_a_directory_vanishes_with_it() {
+        let disk = SimDisk::new(1);
+        disk.create_dir_all("d/e").unwrap();
+        drop(disk.open("d/e/a", OpenMode::CreateNew).unwrap());
+        disk.sync_dir("d/e").unwrap();
+        disk.sync_dir("d").unwrap();
+        let cut = disk.fork(Keep::None);
+        assert_eq!(cut.list("").unwrap(), Vec::<String>::new());
+        cut.create_dir_all("d/e").unwrap();
+        assert_eq!(cut.list("d/e").unwrap(), Vec::<String>::new());
+        disk.sync_dir("").unwrap();
+        assert_eq!(disk.fork(Keep::None).list("d/e").unwrap(), ["a"]);
     }
 
     #[test]
