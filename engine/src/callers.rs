@@ -193,6 +193,20 @@ impl<C: Callers> Calls<C> {
         self.answer(id, 0, Ok(Decision::Undecided), &mut Vec::new());
     }
 
+    /// Lets a call of another node wait until then at least; false if it is none, or has ended.
+    pub(crate) fn prolong(&mut self, id: CallId, until: Now) -> bool {
+        if !self.waits(id) {
+            return false;
+        }
+        match &mut self.slots[id.place as usize].call {
+            Some(Call { deadline, who: Who::Elsewhere { .. } }) => {
+                *deadline = until.max(*deadline);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Ends the calls whose deadline has come; true if there was one.
     pub(crate) fn expire(&mut self, now: Now, answers: &mut Vec<Answer<C>>) -> usize {
         if self.earliest.is_none_or(|earliest| earliest > now) {

@@ -143,9 +143,11 @@ impl<C: Callers> Pool<C> {
     /// Adds a copy of a frame that another node forwarded to the one who proposes.
     pub(crate) fn add_witnessed(&mut self, hashed: HashedFrame, call: CallId, now: Now) {
         let (id, hash) = (hashed.frame.id, hashed.hash);
+        let until = self.calls.deadline(call).unwrap_or(now);
+        let calls = &mut self.calls;
         let waiting = self.released.entry(id).or_default();
-        if waiting.iter().any(|known| known.hash == hash) {
-            // It is here already.
+        if waiting.iter().any(|known| known.hash == hash && calls.prolong(known.call, until)) {
+            // It is here already, and stays for as long: it must not go before those that came after it.
             return self.calls.drop_elsewhere(call);
         }
         waiting.push(Released { hash, call, slot: 0, forwarded: None, is_skipped: false });

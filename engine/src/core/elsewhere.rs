@@ -191,6 +191,8 @@ impl<C: Callers> HostCore<C> {
             return;
         }
         let to = match self.engine.demand() {
+            // What was placed here before may be offered again: nothing overtakes it.
+            Demand::At(_) if self.pool.placed() > 0 => return,
             Demand::At(to) if !to.is_empty() => to,
             // What it had forwarded before is its own to place.
             Demand::Here { .. } => return self.pool.take_back(),
