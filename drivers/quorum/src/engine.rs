@@ -285,6 +285,9 @@ impl QuorumEngine {
                 self.reads.claimed(nonce, from, height);
             }
             Said::Hello { incarnation } => self.greeted(from, incarnation, out),
+            Said::Vouch { index, state } => {
+                self.peers.entry(from).or_default().vouches = Some((index, state));
+            }
             Said::Welcome { incarnation, is_that, claim } => {
                 self.welcomed(from, &incarnation, is_that, claim, out);
             }

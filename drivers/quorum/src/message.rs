@@ -30,6 +30,7 @@ const READ: u8 = 6;
 const CLAIM: u8 = 7;
 const HELLO: u8 = 8;
 const WELCOME: u8 = 9;
+const VOUCH: u8 = 11;
 const APPROVALS: u8 = 10;
 
 /// Most heights in one message.
@@ -56,6 +57,8 @@ pub(crate) enum Said {
     Hello { incarnation: [u8; 16] },
     /// Whether the receiver of a hello knows its sender under that directory, and its claim.
     Welcome { incarnation: [u8; 16], is_that: bool, claim: u64 },
+    /// The hash of the sender's history up to an index.
+    Vouch { index: u64, state: [u8; 32] },
     /// A change of the validators that operators want, and which of the validators of this epoch approve it.
     Approvals { epoch: u64, motion: Bytes, approvals: Vec<(u64, Signature)> },
 }
@@ -182,6 +185,12 @@ pub(crate) fn claim(chain: &ChainId, nonce: u64, height: u64) -> Message {
     plain(to)
 }
 
+pub(crate) fn vouch(chain: &ChainId, index: u64, state: &[u8; 32]) -> Message {
+    let mut to = begin(chain, VOUCH);
+    to.u64(index).array(state);
+    plain(to)
+}
+
 pub(crate) fn hello(chain: &ChainId, incarnation: &[u8; 16]) -> Message {
     let mut to = begin(chain, HELLO);
     to.array(incarnation);
@@ -250,6 +259,7 @@ impl Said {
             READ => Self::Read { nonce: from.u64()? },
             CLAIM => Self::Claim { nonce: from.u64()?, height: from.u64()? },
             HELLO => Self::Hello { incarnation: from.array()? },
+            VOUCH => Self::Vouch { index: from.u64()?, state: from.array()? },
             WELCOME => Self::Welcome {
                 incarnation: from.array()?,
                 is_that: from.bool()?,

@@ -38,6 +38,8 @@ pub enum Heard {
         /// The height.
         height: u64,
     },
+    /// Votes of several validators that it has heard.
+    Votes(Vec<Ballot>),
     /// Decided heights: the votes in the certificate of each.
     Heights(Vec<Vec<Ballot>>),
     /// How far a node is.
@@ -68,9 +70,8 @@ pub struct Ballot {
 pub fn hear(chain: &ChainId, message: &Message) -> Option<Heard> {
     Some(match Said::decode(chain, message).ok()? {
         Said::Words(words, carried) => {
-            if let Some((is_precommit, height, round, value)) = words.vote() {
-                let (node, line) = (words.voter()?, words.note());
-                Heard::Vote(Ballot { node, is_precommit, height, round, value, line })
+            if let Some(voter) = words.voter() {
+                Heard::Vote(ballot_of(voter, &words)?)
             } else if let Some(proposed) = words.proposal() {
                 Heard::Proposal {
                     node: proposed.proposer,
@@ -81,7 +82,8 @@ pub fn hear(chain: &ChainId, message: &Message) -> Option<Heard> {
                     header: carried.map(|carried| Box::new(carried.header)),
                 }
             } else {
-                Heard::Other
+                let votes = words.votes_in(0).into_iter();
+                Heard::Votes(votes.filter_map(|(node, vote)| ballot_of(node, &vote)).collect())
             }
         }
         Said::Claim { nonce, height } => Heard::Claim { nonce, height },
@@ -143,15 +145,19 @@ pub fn votes_of_snapshot(words: &[u8]) -> Vec<Ballot> {
     proof.ok().and_then(ballots_of).unwrap_or_default()
 }
 
+fn ballot_of(node: u64, words: &Words) -> Option<Ballot> {
+    let (is_precommit, height, round, value) = words.vote()?;
+    Some(Ballot { node, is_precommit, height, round, value, line: words.note() })
+}
+
 /// The votes in a certificate.
 fn ballots_of(proof: &[u8]) -> Option<Vec<Ballot>> {
     let certificate = Certificate::decode(proof).ok()?;
     let (height, round) = (certificate.height(), certificate.round());
     let value = Some(*certificate.value());
-    let votes = certificate.signatures().iter().map(|(node, signature)| {
+    let votes = certificate.signatures().iter().filter_map(|(node, signature)| {
         let words = Words::precommit((height, round, value), *node, signature.clone());
-        let line = words.note();
-        Ballot { node: *node, is_precommit: true, height, round, value, line }
+        ballot_of(*node, &words)
     });
     Some(votes.collect())
 }

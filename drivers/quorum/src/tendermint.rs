@@ -109,6 +109,18 @@ impl Words {
         self.0.encode(to);
     }
 
+    /// The votes that a certificate of the core is made of: for each who gave it, and what it is.
+    pub(crate) fn votes_in(&self, first: usize) -> Vec<(u64, Self)> {
+        let context = Context { first };
+        let votes: Vec<_> = match &self.0 {
+            Said::Polka(polka) => polka.votes(&context).collect(),
+            Said::Rounds(rounds) => rounds.votes(&context).collect(),
+            Said::Vote(_) | Said::Proposal(_) => Vec::new(),
+        };
+        let words = |vote: SignedVote<Context>| (vote.message.validator.0, Self(Said::Vote(vote)));
+        votes.into_iter().map(words).collect()
+    }
+
     /// A second vote that was given.
     pub(crate) fn precommit(
         (height, round, value): (u64, u32, Option<ValueId>),
@@ -188,8 +200,9 @@ pub(crate) struct Tendermint {
     round: u32,
     /// Whether this node has precommitted to some candidate.
     precommitted: bool,
-    /// What this node has locked itself on in this step, after the first round.
+    /// What this node has locked itself on last, and whether others have to be shown why.
     locked: Option<(Round, Id)>,
+    shows_lock: bool,
 }
 
 impl std::fmt::Debug for Tendermint {
@@ -295,6 +308,7 @@ impl Tendermint {
             round: 0,
             precommitted: false,
             locked: None,
+            shows_lock: false,
         }
     }
 
@@ -419,9 +433,13 @@ impl Tendermint {
     }
 
     /// Shows all validators why this node locked itself on a candidate: a liar may have let it alone see that there is a quorum for it, and
-    /// then the others would propose what this node must not vote for, until it is its turn. The core does so from its tenth round on.
+    /// then the others would propose what this node must not vote for, until it is its turn. In a height that ends with its first round nothing
+    /// is shown. The core does so from its tenth round on.
     fn show_lock(&mut self, acts: &mut Vec<Act>) {
-        let (Some((round, id)), Some(state)) = (self.locked.take(), &self.state) else { return };
+        if !std::mem::take(&mut self.shows_lock) {
+            return;
+        }
+        let (Some((round, id)), Some(state)) = (self.locked, &self.state) else { return };
         if let Some(polka) = state.polka_certificate(round, &id) {
             acts.push(say(&Said::Polka(polka.clone()), None));
         }
@@ -461,6 +479,7 @@ impl Tendermint {
             Effect::StartRound(_, round, _, _, resume) => {
                 self.round = round.as_u32().unwrap_or(0);
                 self.wants = None;
+                self.shows_lock |= self.round > 0;
                 resume.resume_with(())
             }
             Effect::PublishConsensusMsg(SignedConsensusMsg::Vote(vote), resume) => {
@@ -468,8 +487,8 @@ impl Tendermint {
                     (vote.message.value, is_commitment(&vote.message))
                 {
                     self.precommitted = true;
-                    let is_first = vote.message.round == Round::ZERO;
-                    self.locked = (!is_first).then_some((vote.message.round, id));
+                    self.locked = Some((vote.message.round, id));
+                    self.shows_lock |= vote.message.round > Round::ZERO;
                 }
                 acts.push(say(&Said::Vote(vote), None));
                 resume.resume_with(())

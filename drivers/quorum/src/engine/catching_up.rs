@@ -31,6 +31,9 @@ const ASK_AFTER: Duration = Duration::from_millis(50);
 /// How long to wait for an answer before somebody else is asked.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(300);
 
+/// How long nothing is decided before a node that cannot take part without it is sent a snapshot that no quorum has signed for.
+const UNSIGNED_AFTER: Duration = Duration::from_secs(1);
+
 /// Longest pause between two times in which others are told of the last height.
 const TELL_AFTER_MAX: Duration = Duration::from_secs(5);
 
@@ -61,11 +64,20 @@ pub(super) struct Peer {
     pub(super) heard: Option<Now>,
     told_at: Option<Now>,
     pub(super) is_sent_snapshot: bool,
+    /// The hash of its history up to an index, as it says.
+    pub(super) vouches: Option<(Index, StateHash)>,
 }
 
 impl Default for Peer {
     fn default() -> Self {
-        Self { height: None, is_alive: true, heard: None, told_at: None, is_sent_snapshot: false }
+        Self {
+            height: None,
+            is_alive: true,
+            heard: None,
+            told_at: None,
+            is_sent_snapshot: false,
+            vouches: None,
+        }
     }
 }
 
@@ -308,8 +320,8 @@ impl QuorumEngine {
             self.keys.verify(key, message, signature)
         };
         let model = self.fault_model;
-        let header = verify_header_by(&self.chain, model, validators, &certificate, &head, verify)
-            .map_err(drop)?;
+        let header = verify_header_by(&self.chain, model, validators, &certificate, &head, verify);
+        let header = header.map_err(drop)?;
         let entry = Entry { index: header.height, tag: Tag(header.id()), head, body };
         let is_next = header.height == self.next()
             && header.previous == self.mark.value
@@ -333,7 +345,8 @@ impl QuorumEngine {
         let Some(checkpoint) = self.checkpoint.filter(|_| !is_sent) else { return };
         if checkpoint >= self.mark.height {
             // Only the height after it says what its state is: that is decided now, and the node asks again.
-            return self.wake(out);
+            self.wake(out);
+            return self.offer_unsigned_snapshot(to, checkpoint, out);
         }
         let is_durable = self.durable >= self.gate;
         let last = self.last.clone();
@@ -345,6 +358,30 @@ impl QuorumEngine {
                 out.fetches.push((ticket, checkpoint + 1..checkpoint + 2, HEIGHTS_BYTES));
             }
         }
+    }
+
+    /// Without the node that lacks it there may be too few to decide the height after the newest checkpoint. Then it is sent what no quorum
+    /// has signed for, and takes it if more say that it is right than may lie.
+    fn offer_unsigned_snapshot(&mut self, to: NodeId, checkpoint: Index, out: &mut Output) {
+        let is_stuck = self.now >= self.decided_at + UNSIGNED_AFTER;
+        if !is_stuck || self.applied.0 != checkpoint || self.durable < self.gate {
+            return;
+        }
+        let vouch = message::vouch(&self.chain, checkpoint, &self.applied.1);
+        self.send(vec![to], vouch, out);
+        self.peers.entry(to).or_default().is_sent_snapshot = true;
+        out.snapshots.push((to, checkpoint, Bytes::new()));
+    }
+
+    /// Whether validators of whom one at least keeps the rules say that this is the hash of the history up to an index.
+    fn is_vouched(&self, index: Index, state: StateHash) -> bool {
+        let vouches = |node: &u64| {
+            let peer = self.peers.get(&NodeId::new(*node));
+            peer.is_some_and(|peer| peer.vouches == Some((index, state)))
+        };
+        let all = self.validators().validators().iter();
+        let power = all.filter(|known| vouches(&known.node)).map(|known| known.power).sum();
+        self.fault_model.has_honest(power, self.validators().total_power())
     }
 
     fn send_snapshot(
@@ -378,13 +415,12 @@ impl QuorumEngine {
         if index <= self.mark.height {
             return;
         }
-        let Some((found, next)) = self.snapshot_mark(mark, head) else { return };
-        let is_that = found.height == index
-            && next.height == index + 1
-            && next.previous == found.value
-            && (next.state_index, next.state) == (index, state)
-            && next.next_validators == found.next_validators.digest();
-        if !is_that {
+        let Some(found) = self.snapshot_mark(mark) else { return };
+        let is_right = match head.is_empty() {
+            true => found.proved.is_some() && self.is_vouched(index, state),
+            false => self.is_signed(&found, index, state, head),
+        };
+        if found.height != index || !is_right {
             return;
         }
         self.end_height(out);
@@ -403,22 +439,37 @@ impl QuorumEngine {
         self.watch(ASK_AFTER, out);
     }
 
-    /// The mark of a snapshot, and the header of the height after it, if validators that follow from the genesis, and from what this node
-    /// knows of them, have signed that.
-    fn snapshot_mark(&self, mark: &Bytes, head: &Bytes) -> Option<(Mark, Header)> {
+    /// The mark of a snapshot, if validators that follow from the genesis, and from what this node knows of them, have signed for its height.
+    fn snapshot_mark(&self, mark: &Bytes) -> Option<Mark> {
         let found = Mark::decode(&self.chain, mark).ok()?;
         if !found.changes.begin_with(&self.mark.changes) {
             return None;
         }
-        found.history(&self.genesis, self.group).ok()?;
+        let history = found.history(&self.genesis, self.group).ok()?;
+        if let Some((header, certificate)) = &found.proved {
+            history.verify_header(header, certificate).ok()?;
+        }
+        Some(found)
+    }
+
+    /// Whether a quorum has signed the hash of the history that a snapshot has, in the header of the height after it.
+    fn is_signed(&self, found: &Mark, index: Index, state: StateHash, head: &Bytes) -> bool {
+        self.next_header(found, head).is_some_and(|next| {
+            next.height == index + 1
+                && next.previous == found.value
+                && (next.state_index, next.state) == (index, state)
+                && next.next_validators == found.next_validators.digest()
+        })
+    }
+
+    fn next_header(&self, found: &Mark, head: &Bytes) -> Option<Header> {
         let mut from = Reader::new(head);
         let next = from.bytes(HEADER_BYTES).ok()?;
         let proof = from.bytes(PROOF_BYTES_MAX).ok()?;
         from.finish().ok()?;
         let certificate = Certificate::decode(proof).ok()?;
         let model = self.fault_model;
-        let next = verify_header(&self.chain, model, &found.validators, &certificate, next).ok()?;
-        Some((found, next))
+        verify_header(&self.chain, model, &found.validators, &certificate, next).ok()
     }
 
     /// A checkpoint is stored.
