@@ -103,7 +103,7 @@ impl Copies {
     /// all. What was on its way to the disk may be there, and what it makes void may be gone.
     pub(crate) fn lost_in(&self, found: &Self) -> Option<Index> {
         let mut until = Index::MAX;
-        // Where one of several candidates may have become the only one.
+        // Where all candidates but one may be void.
         let mut decided = BTreeSet::new();
         for (_, change) in &self.pending {
             match change {
@@ -118,8 +118,8 @@ impl Copies {
         let is_gone = |(index, tags): (&Index, &Vec<Tag>)| {
             let has = |tag: &Tag| found.has(*index, *tag);
             let all = tags.iter().all(has);
-            let one = decided.contains(index) && tags.iter().any(has);
-            (!all && !one).then_some(*index)
+            let is_decided = decided.contains(index) && found.decided >= *index;
+            (!all && !is_decided).then_some(*index)
         };
         let is_forgotten = |(index, notes): (&Index, &BTreeSet<Bytes>)| {
             let known = found.notes.get(index);

@@ -59,7 +59,9 @@ impl Cluster<'_> {
     fn converge(&mut self) -> Checked {
         let begun = self.now;
         let patience = self.swarm.patience;
-        let until = begun + patience * CONVERGES_WITHIN;
+        let votes = self.votes.as_ref();
+        let within = votes.map_or(CONVERGES_WITHIN, Votes::converges_within);
+        let until = begun + patience * within;
         self.probes.clear();
         for place in 0..self.machines.len() {
             let mut session = [0xfe; 16];
@@ -71,8 +73,15 @@ impl Cluster<'_> {
         }
         while let Err(why) = self.has_converged() {
             if self.now >= until {
+                for place in self.members() {
+                    self.tell(|it| {
+                        let machine = &it.machines[place];
+                        let status = machine.node.as_ref().map(Node::status);
+                        format!("{} is at the end: {status:?}", machine.id)
+                    });
+                }
                 return violation(format!(
-                    "not converged {:?} after healing, which is {CONVERGES_WITHIN} times {patience:?}: {why}",
+                    "not converged {:?} after healing, which is {within} times {patience:?}: {why}",
                     self.now - begun
                 ));
             }

@@ -14,7 +14,7 @@ use super::MS;
 use super::subject::{Crash, Group, Subject};
 use super::swarm::{Kind, Swarm};
 use super::watched::Opener;
-pub(super) use liar::{Liar, Lies};
+pub(super) use liar::{FAR_AHEAD_MS, Liar, Lies};
 pub(super) use votes::Votes;
 
 /// What is special about a life of a group.
@@ -198,6 +198,9 @@ impl Subject for QuorumSubject {
             1 => Scheme::MlDsa65,
             _ => Scheme::Ed25519,
         };
+        // What validators note of a height is more than its batch; a checkpoint of each height would be most of the work.
+        let least = if scheme == Scheme::Ed25519 { 16 << 10 } else { 256 << 10 };
+        swarm.settings.checkpoint_bytes = swarm.settings.checkpoint_bytes.max(least);
         let keys = keys(scheme, nodes);
         let genesis = genesis(7, model, scheme, &keys);
         let setups = ids
@@ -246,6 +249,8 @@ fn tune(
     swarm.fault_every = swarm.patience / [1, 2, 4][rng.usize(..3)];
     swarm.think = MS * [10, 30, 60][rng.usize(..3)];
     swarm.settings.forward = true;
+    // Copies of frames wait at all validators for as long as a call may take: sessions outlive them, though clocks jump.
+    swarm.settings.session_idle_ms = swarm.settings.session_idle_ms.max(30_000);
     // Journals of a few rounds of long signatures fit into the first half of a segment.
     swarm.settings.log.segment_bytes = 1 << 20;
     swarm.settings.log.pinned_bytes_max = 8 << 20;

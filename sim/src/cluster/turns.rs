@@ -11,7 +11,7 @@ use quorate_storage::Tag;
 
 use super::event::Event;
 use super::machine::Machine;
-use super::quorum::Votes;
+use super::quorum::{FAR_AHEAD_MS, Votes};
 use super::watched::Seen;
 use super::{Cluster, MS};
 use crate::node::GROUP;
@@ -375,6 +375,10 @@ impl Cluster<'_> {
         let waits = status.reason.as_deref().is_some_and(|it| it.contains("new directory"));
         machine.is_founded |= !waits;
         self.oracle.seen(&status)?;
+        if self.votes.is_some() && status.log_time.as_ms() >= FAR_AHEAD_MS {
+            let (id, at) = (machine.id, status.log_time);
+            return violation(format!("log time at {id} is {at:?}, and no clock shows that"));
+        }
         self.laws.shows(machine.id, &mut machine.shown, &status)
     }
 }

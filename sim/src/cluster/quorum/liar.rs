@@ -22,7 +22,7 @@ const MAKES_UP_EVERY: Duration = Duration::from_millis(50);
 const HEARD_MAX: usize = 256;
 
 /// How far ahead of all clocks a liar stamps its batches.
-const FAR_AHEAD_MS: u64 = 3_600_000;
+pub(in crate::cluster) const FAR_AHEAD_MS: u64 = 3_600_000;
 
 /// What liars do, and what they need for it.
 #[derive(Clone, Debug)]

@@ -16,9 +16,6 @@ use super::{Control, Scenario};
 use crate::copies::Copies;
 use crate::oracle::{Checked, violation};
 
-/// Votes of so many heights before the newest are remembered.
-const HEIGHTS_KEPT: u64 = 64;
-
 /// What is known of a group whose validators vote, over all lives of all nodes.
 #[derive(Debug)]
 pub(in crate::cluster) struct Votes {
@@ -121,6 +118,16 @@ impl Votes {
         !self.is_liar(node) && (self.lost.contains(&node) || self.lost.len() < self.losses)
     }
 
+    /// After how many times its patience a healed group must have converged. A liar may waste each round that is its own, and rounds
+    /// become longer; and a node whose disk was lost votes two heights later than it hears of.
+    pub(in crate::cluster) fn converges_within(&self) -> u32 {
+        if self.liars.is_empty() && self.lost.is_empty() {
+            crate::cluster::CONVERGES_WITHIN
+        } else {
+            30
+        }
+    }
+
     pub(in crate::cluster) fn loses(&mut self, node: NodeId) {
         self.lost.insert(node);
     }
@@ -142,16 +149,13 @@ impl Votes {
         let heard: Vec<_> = heard.collect();
         // What leaves at the same moment has no order: a second vote may stand before the first one that it follows from.
         for said in &heard {
-            if let Heard::Vote(Ballot { node: by, is_precommit, height, round, value, .. }) = *said
-                && by == node.number()
-            {
-                let known = *self.said.entry((height, round, is_precommit, node)).or_insert(value);
-                if known != value {
-                    let kind = if is_precommit { "precommits" } else { "prevotes" };
-                    return violation(format!(
-                        "{node} {kind} twice at height {height}, round {round}"
-                    ));
+            match said {
+                Heard::Vote(ballot) if ballot.node == node.number() => self.gave(ballot)?,
+                // An honest node has verified what it shows: whoever gave it may have been killed before it left.
+                Heard::Votes(ballots) => {
+                    ballots.iter().try_for_each(|ballot| self.gave(ballot))?;
                 }
+                _ => {}
             }
         }
         for said in heard {
@@ -172,10 +176,26 @@ impl Votes {
                 Heard::Heights(proofs) => {
                     Self::shows(node, copies, proofs.iter().flatten())?;
                 }
+                Heard::Votes(ballots) => Self::shows(node, copies, ballots.iter())?,
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// A validator gave a vote: an honest one gives one of its type in a round, over all its lives.
+    fn gave(&mut self, ballot: &Ballot) -> Checked {
+        let Ballot { is_precommit, height, round, value, .. } = *ballot;
+        let node = NodeId::new(ballot.node);
+        if self.is_liar(node) {
+            return Ok(());
+        }
+        let known = *self.said.entry((height, round, is_precommit, node)).or_insert(value);
+        if known == value {
+            return Ok(());
+        }
+        let kind = if is_precommit { "precommits" } else { "prevotes" };
+        violation(format!("{node} {kind} twice at height {height}, round {round}"))
     }
 
     /// An honest node sends a snapshot with these words.
@@ -210,7 +230,7 @@ impl Votes {
         if copies.decided() < height && !copies.has(height, Tag(value)) {
             return early(node, height, "a vote whose batch");
         }
-        if is_precommit && !self.may_have_polka(height, round, value) {
+        if is_precommit && !self.may_have_polka(node, height, round, value) {
             return violation(format!(
                 "{node} precommits at height {height}, round {round}, to what no quorum has prevoted for"
             ));
@@ -226,7 +246,7 @@ impl Votes {
         let end = round + u32::from(is_precommit);
         if let Some((at, other)) = locked
             && other != value
-            && !(at + 1..end).any(|newer| self.may_have_polka(height, newer, value))
+            && !(at + 1..end).any(|newer| self.may_have_polka(node, height, newer, value))
         {
             return violation(format!(
                 "{node} is locked at height {height} since round {at}, and votes for another batch in round {round} without a newer quorum for it"
@@ -235,12 +255,13 @@ impl Votes {
         Ok(())
     }
 
-    /// Whether a quorum may have prevoted for a value in a round.
-    fn may_have_polka(&self, height: u64, round: u32, value: ValueId) -> bool {
+    /// Whether a quorum may have prevoted for a value in a round, as far as `node` can know: its own vote may have left it never, if it was
+    /// killed when that was durable.
+    fn may_have_polka(&self, node: NodeId, height: u64, round: u32, value: ValueId) -> bool {
         let first = (height, round, false, NodeId::new(0));
         let votes = self.said.range(first..(height, round, true, NodeId::new(0)));
-        let voters = votes.filter(|(_, it)| **it == Some(value)).map(|((.., node), _)| *node);
-        self.is_quorum(voters)
+        let voters = votes.filter(|(_, it)| **it == Some(value)).map(|((.., by), _)| *by);
+        self.is_quorum(voters.chain([node]))
     }
 
     /// A height is decided, as an honest node says for the first time. `pick` chooses what is done to its certificate.
@@ -264,8 +285,6 @@ impl Votes {
             Ok(_) => {
                 let round = Certificate::decode(&certificate).map_or(0, |it| it.round());
                 self.latest_round = self.latest_round.max(u64::from(round));
-                let oldest = index.saturating_sub(HEIGHTS_KEPT);
-                self.said = self.said.split_off(&(oldest, 0, false, NodeId::new(0)));
                 Ok(())
             }
             Err(error) => violation(format!("height {index} has no proof that holds: {error}")),
