@@ -92,7 +92,8 @@ struct SimFile {
 #[derive(Clone, Debug)]
 enum NameChange {
     Create(String, u64),
-    Rename(String, String),
+    /// From, to, and which file: its name says so, whatever became of earlier changes.
+    Rename(String, String, u64),
     Remove(String),
     Dir(String),
 }
@@ -101,7 +102,7 @@ impl NameChange {
     fn path(&self) -> &str {
         match self {
             Self::Create(path, _)
-            | Self::Rename(path, _)
+            | Self::Rename(path, ..)
             | Self::Remove(path)
             | Self::Dir(path) => path,
         }
@@ -443,10 +444,11 @@ fn apply(change: &NameChange, names: &mut BTreeMap<String, u64>, dirs: &mut BTre
         NameChange::Create(path, id) => {
             names.insert(path.clone(), *id);
         }
-        NameChange::Rename(from, to) => {
-            if let Some(id) = names.remove(from) {
-                names.insert(to.clone(), id);
+        NameChange::Rename(from, to, id) => {
+            if names.get(from) == Some(id) {
+                names.remove(from);
             }
+            names.insert(to.clone(), *id);
         }
         NameChange::Remove(path) => {
             names.remove(path);
@@ -521,7 +523,7 @@ impl Disk for SimDisk {
         }
         let id = sim.names.remove(from).ok_or_else(|| not_found(from))?;
         sim.names.insert(to.to_owned(), id);
-        sim.changes.push(NameChange::Rename(from.to_owned(), to.to_owned()));
+        sim.changes.push(NameChange::Rename(from.to_owned(), to.to_owned(), id));
         sim.answer()
     }
 
