@@ -193,6 +193,13 @@ impl CheckpointStore {
         let paths = Paths::new(group);
         let (mut database, mut latest) = (None, None);
         if exists(&*disk, &paths.file)? {
+            if mode == CheckpointMode::Create {
+                // The process before may have ended because this failed, and the log is trimmed for what the file holds.
+                disk.sync_dir(CHECKPOINT_DIR).map_err(CheckpointError::io(format!(
+                    "make the name of {} stable",
+                    paths.file
+                )))?;
+            }
             let opened = sound(&paths.file, || {
                 let opened = open_database(&*disk, &paths.file, mode, cache_bytes)?;
                 latest = read_meta(&opened, &paths.file)?;

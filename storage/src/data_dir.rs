@@ -239,6 +239,10 @@ impl DataDir {
         let manifest = match read_manifest(&*disk)? {
             Some(manifest) => {
                 manifest.check(identity)?;
+                if mode != DataMode::ReadOnly {
+                    // The process before may have ended because this failed. What other data there is goes once the MANIFEST stays.
+                    disk.sync_dir("").map_err(of_disk("make the name of its MANIFEST stable"))?;
+                }
                 manifest
             }
             None => {

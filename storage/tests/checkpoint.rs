@@ -277,6 +277,27 @@ fn must_01_the_first_failure_ends_all_writing() {
     }
 }
 
+#[test]
+fn what_a_failed_sync_left_in_doubt_is_made_sure_by_the_next_process() {
+    let mut failed = 0;
+    for at in 0..40 {
+        let disk = SimDisk::new(at);
+        let store = open(&sim(&disk)).unwrap();
+        disk.fail_at(disk.ops() + at, Fault::Eio);
+        failed += u64::from(store.write(write(1)).is_err());
+        drop(store);
+        // Another process finds the names as they are, and nobody says that they are stable.
+        let store = open(&sim(&disk)).unwrap();
+        let first = store.latest().map_or(1, |newest| newest.index + 1);
+        for index in first..=2 {
+            store.write(write(index)).unwrap();
+        }
+        let mut store = open(&sim(&disk.fork(Keep::None))).unwrap();
+        check(&mut store, 2);
+    }
+    assert!(failed > 5, "only {failed} writes failed");
+}
+
 /// A store whose file is much larger than what is left in it.
 fn sparse(disk: &SimDisk) -> CheckpointStore {
     let store = open(&sim(disk)).unwrap();

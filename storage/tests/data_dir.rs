@@ -9,8 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_storage::{
     CheckpointMeta, CheckpointMode, CheckpointStore, CheckpointWrite, DataDir, DataDirError,
-    DataMode, Disk, Group, Identity, Keep, LogConfig, LogError, MemoryDisk, OpenMode, RealDisk,
-    Record, SimDisk,
+    DataMode, Disk, Fault, Group, Identity, Keep, LogConfig, LogError, MemoryDisk, OpenMode,
+    RealDisk, Record, SimDisk,
 };
 
 fn identity() -> Identity {
@@ -236,6 +236,30 @@ fn a_power_cut_at_any_operation_of_a_switch_leaves_the_old_data_or_the_new_ones(
             }
         }
     }
+}
+
+#[test]
+fn what_a_start_found_after_a_failed_switch_stays_over_a_power_cut() {
+    let mut failed = 0;
+    for at in 0.. {
+        let disk = SimDisk::new(at);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        {
+            let mut dir = open(&shared, DataMode::Create).unwrap();
+            dir.open_log(LogConfig::small(), 0, BTreeMap::new()).unwrap();
+        }
+        let end = disk.ops() + at;
+        disk.fail_at(end, Fault::Eio);
+        let ran = switch(&shared, "local", "raft", "new");
+        if disk.ops() <= end {
+            break;
+        }
+        failed += u64::from(ran.is_err());
+        let found = held(&shared, DataMode::Existing);
+        let cut: Arc<dyn Disk> = Arc::new(disk.fork(Keep::None));
+        assert_eq!(held(&cut, DataMode::Existing), found, "fault at {at}");
+    }
+    assert!(failed > 10, "only {failed} switches failed");
 }
 
 #[test]
