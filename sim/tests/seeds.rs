@@ -68,6 +68,7 @@ fn seeds_of_clusters_that_found_something_stay_clean() {
             3448,
             "a frame was told to be refused by its session's end, and had been decided where a snapshot took the place of the log",
         ),
+        (6642, "a checkpoint was lost whose directory could not be synced before a restart"),
     ] {
         println!("seed {seed}: {found}");
         cluster_lives_through(seed);
@@ -98,6 +99,7 @@ fn seeds_that_found_something_stay_clean() {
         (12, "a block whose sync had failed was trusted by the next process"),
         (63, "a disk that failed while a driver was left was called damaged"),
         (1503, "a directory survived a power cut in one that did not"),
+        (5942, "a rename that survived a power cut gave the name to another file"),
         (7267, "a subscriber read rejected frames of a log whose trimming was lost with the power"),
     ] {
         println!("seed {seed}: {found}");
