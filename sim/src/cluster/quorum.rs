@@ -190,7 +190,8 @@ impl Subject for QuorumSubject {
             swarm.kinds.clear();
             (swarm.live, swarm.think, swarm.last_blackout) = (MS * 400, MS * 40, false);
         }
-        swarm.stays_broken = (tolerated - liars.len()).min(if losses > 0 { 0 } else { 3 });
+        swarm.stays_broken =
+            tolerated.saturating_sub(liars.len()).min(if losses > 0 { 0 } else { 3 });
         swarm.heals_majority_only &= swarm.stays_broken > 0;
 
         let scheme = match rng.u8(..32) {
