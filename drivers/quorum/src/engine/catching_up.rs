@@ -484,3 +484,109 @@ impl QuorumEngine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use quorate_certificate::{
+        BodyKind, ChainId, FaultModel, Genesis, Scheme, SigningKey, Validator, VoteType, body_hash,
+        vote_bytes,
+    };
+    use quorate_engine::engine::{Engine, Input, Opening};
+    use quorate_replicator::GroupId;
+    use quorate_storage::Recovered;
+
+    use super::*;
+    use crate::{QuorumConfig, Setup};
+
+    const STATE: StateHash = [5; 32];
+
+    fn key(node: u64) -> SigningKey {
+        SigningKey::from_bytes(&[vec![1], vec![node as u8; 32]].concat()).unwrap()
+    }
+
+    fn genesis() -> Genesis {
+        let validator = |node| Validator { node, power: 1, key: key(node).public().clone() };
+        let all = (1..=4).map(validator).collect();
+        Genesis::new([7; 16], FaultModel::Byzantine, Scheme::Ed25519, 500, all).unwrap()
+    }
+
+    /// The last of four validators, which has nothing.
+    fn behind() -> (QuorumEngine, ChainId) {
+        let timing = QuorumConfig::default().check().unwrap();
+        let opening = Opening {
+            group: GroupId::new(0),
+            node: NodeId::new(4),
+            members: (1..=4).map(NodeId::new).collect(),
+            incarnation: [4; 16],
+            seed: 1,
+            checkpoint: None,
+            log: Recovered::default(),
+        };
+        let setup = Setup::new(genesis(), Arc::new(key(4)));
+        let engine = QuorumEngine::open(1000, timing, setup, opening, &mut Output::default());
+        (engine.unwrap(), genesis().chain(0))
+    }
+
+    /// The mark after a first height that the three others have decided.
+    fn mark(chain: &ChainId) -> Bytes {
+        let before = Mark::genesis(&genesis(), chain);
+        let header = Header {
+            height: 1,
+            previous: before.value,
+            proposer: 1,
+            validators: before.validators.digest(),
+            next_validators: before.next_validators.digest(),
+            state_index: 0,
+            state: [0; 32],
+            kind: BodyKind::Empty,
+            body: body_hash(BodyKind::Empty, &[]),
+        };
+        let value = header.id();
+        let sign = |node| {
+            let kind = VoteType::Precommit;
+            let vote = vote_bytes(chain, 0, kind, 1, 0, Some(&value), node);
+            (node, key(node).sign(&vote).unwrap())
+        };
+        let certificate = Certificate::new(1, 0, value, (1..=3).map(sign).collect()).unwrap();
+        let (head, proof) = (header.encode().into(), certificate.encode().into());
+        before.after(&header, head, proof, None).encode()
+    }
+
+    /// Whether an unsigned snapshot is put in force after these have said which state is right.
+    fn installs(vouchers: &[(u64, Index, StateHash)]) -> bool {
+        let (mut engine, chain) = behind();
+        let mut out = Output::default();
+        for (from, index, state) in vouchers {
+            let message = message::vouch(&chain, *index, state);
+            let from = NodeId::new(*from);
+            engine.step(Now::ZERO, Input::Message { from, message }, &mut out);
+        }
+        let (from, mark) = (NodeId::new(1), mark(&chain));
+        let staged =
+            Input::SnapshotStaged { from, index: 1, mark, state: STATE, head: Bytes::new() };
+        engine.step(Now::ZERO, staged, &mut out);
+        engine.settle(Now::ZERO, &mut out);
+        out.deliveries.iter().any(|it| matches!(it.what, Deliver::Install { index: 1, .. }))
+    }
+
+    #[test]
+    fn an_unsigned_snapshot_takes_more_vouchers_than_may_lie() {
+        assert!(installs(&[(1, 1, STATE), (2, 1, STATE)]));
+        for too_few in [
+            &[][..],
+            &[(1, 1, STATE)],
+            &[(1, 1, STATE), (1, 1, STATE)],
+            &[(1, 1, STATE), (2, 1, [6; 32])],
+            &[(1, 1, STATE), (2, 2, STATE)],
+            // One that knows itself, and one that nobody knows.
+            &[(1, 1, STATE), (4, 1, STATE)],
+            &[(1, 1, STATE), (5, 1, STATE)],
+            // What was said last counts.
+            &[(1, 1, STATE), (2, 1, STATE), (2, 1, [6; 32])],
+        ] {
+            assert!(!installs(too_few), "{too_few:?}");
+        }
+    }
+}
