@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_replicator::{
-    AdminError, DecidedBatch, GroupId, Member, MemberChange, NodeId, PeerStatus, Role,
+    AdminError, DecidedBatch, GroupId, LogTime, Member, MemberChange, NodeId, PeerStatus, Role,
 };
 use quorate_storage::{Body, Entry, Index, Record, Seq, Tag};
 use serde::{Deserialize, Serialize};
@@ -89,7 +89,8 @@ pub trait Engine: fmt::Debug + Send {
     }
 
     /// How far the time of a batch may run ahead of this node's estimate, if the members have agreed on that: it takes the place of what the
-    /// node's configuration says, as members that differ in it would not agree on what is valid. Asked once.
+    /// node's configuration says, as members that differ in it would not agree on what is valid. Asked once. Who refuses what a liar stamps
+    /// refuses a node that knows better, too: see [`Verdict::Ahead`] and [`Output::log_time`].
     fn log_time_drift_max(&self) -> Option<Duration> {
         None
     }
@@ -177,8 +178,8 @@ pub enum Input {
     Checked {
         /// Of which check.
         ticket: u64,
-        /// Whether every node would find the candidate valid.
-        valid: bool,
+        /// What the host finds of the candidate.
+        verdict: Verdict,
     },
     /// The answer to [`Output::fetches`].
     Fetched {
@@ -236,6 +237,18 @@ pub enum Input {
     },
 }
 
+/// What a host finds of a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every node takes it as the next batch.
+    Valid,
+    /// This node refuses it now, and for nothing but its log time, which is this: further ahead of this node's own estimate
+    /// than may be.
+    Ahead(LogTime),
+    /// No node takes it as the next batch.
+    Invalid,
+}
+
 /// An operator's wish.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Admin {
@@ -273,6 +286,9 @@ pub struct Output {
     pub timers: Vec<(TimerId, Option<Duration>)>,
     /// Candidates to check: a ticket, and the entry.
     pub checks: Vec<(u64, Entry)>,
+    /// It is this late, by members of whom one at least is right: the host's estimate of log time is raised to it, before
+    /// it checks anything.
+    pub log_time: Option<LogTime>,
     /// Ranges of the log to read: a ticket, which indexes, and about how many bytes.
     pub fetches: Vec<(u64, Range<Index>, usize)>,
     /// Answers to [`Input::Read`].

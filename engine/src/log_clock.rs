@@ -27,7 +27,7 @@ impl LogClock {
         self.known.plus_ms(u64::try_from(since).unwrap_or(u64::MAX))
     }
 
-    /// A batch with this log time was applied at `now`.
+    /// Log time is known to have been at least this at `now`: a batch that has it was applied, or others say so who are believed.
     pub(crate) fn observe(&mut self, log_time: LogTime, now: Now) {
         if log_time > self.estimate(now) {
             *self = Self { known: log_time, at: now };

@@ -129,7 +129,7 @@ fn validators_live_through(scenario: Scenario, seed: u64) -> ClusterReport {
 fn no_scenario_of_validators_shows_a_violation() {
     let mut total = ClusterReport::default();
     for scenario in Scenario::ALL {
-        for seed in 1..=budget(3) {
+        for seed in 0..budget(3) {
             total.add(&validators_live_through(*scenario, seed));
         }
     }
@@ -163,6 +163,9 @@ fn seeds_of_validators_that_found_something_stay_clean() {
         ),
         (Scenario::Equivocation, 1, "the same"),
         (Scenario::Twins, 0, "the same"),
+        (Scenario::Silent, 47, "one that was away took the others to be ahead, and was needed"),
+        (Scenario::HiddenLock, 58, "the same"),
+        (Scenario::FarFuture, 0, "the same"),
     ] {
         println!("{}, seed {seed}: {found}", scenario.name());
         validators_live_through(scenario, seed);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_engine::engine::{Admin, Input, Message, TimerId};
-use quorate_replicator::NodeId;
+use quorate_engine::engine::{Admin, Input, Message, TimerId, Verdict};
+use quorate_replicator::{LogTime, NodeId};
 
 use super::{EngineFactory, World, each_seed};
 
@@ -38,7 +38,7 @@ fn stray<F: EngineFactory>(world: &mut World<'_, F>) -> Input {
         // A member is believed what can be decoded, and this cannot.
         2 => Input::Message { from: member, message: undecodable(world) },
         3 => Input::Timer(TimerId(unknown)),
-        4 => Input::Checked { ticket: unknown, valid: world.random.bool() },
+        4 => Input::Checked { ticket: unknown, verdict: verdict(any) },
         5 => Input::Fetched { ticket: unknown, entries: Vec::new() },
         6 => Input::SnapshotSent { to: whom, arrived: world.random.bool() },
         7 => Input::Waiting,
@@ -46,6 +46,14 @@ fn stray<F: EngineFactory>(world: &mut World<'_, F>) -> Input {
             Input::Admin { ticket: world.random.u64(..), admin: Admin::Transfer(whom) }
         }
         _ => Input::Admin { ticket: world.random.u64(..), admin: Admin::StepDown },
+    }
+}
+
+const fn verdict(any: u64) -> Verdict {
+    match any % 3 {
+        0 => Verdict::Valid,
+        1 => Verdict::Invalid,
+        _ => Verdict::Ahead(LogTime::from_ms(any)),
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quorate_conformance::EngineFactory;
 use quorate_engine::engine::{
     Deliver, Delivery, Demand, Engine, EngineDriver, EngineStatus, Input, Now, Opening, Output,
-    Placed, ReadAnswer,
+    Placed, ReadAnswer, Verdict,
 };
 use quorate_replicator::{AdminError, NodeId, Role};
 use quorate_storage::{Body, Entry, Index, Record, Seq, Tag};
@@ -84,9 +84,10 @@ const fn delivery(after: Seq, entry: Entry) -> Delivery {
 impl Engine for Asking {
     fn step(&mut self, _: Now, input: Input, out: &mut Output) {
         match input {
-            Input::Checked { ticket, valid } => {
+            Input::Checked { ticket, verdict } => {
                 let Some(entry) = self.asked.remove(&ticket) else { return };
                 let (index, tag) = (entry.index, entry.tag);
+                let valid = verdict == Verdict::Valid;
                 assert!(valid && self.in_flight.is_empty(), "R10: what is below is applied");
                 out.write(false, Record::Put(entry.clone()));
                 let proof = Bytes::from_static(PROOF);

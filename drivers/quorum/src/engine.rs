@@ -4,6 +4,7 @@ mod candidates;
 mod catching_up;
 mod heights;
 mod inheriting;
+mod log_time;
 mod members;
 mod opening;
 mod reads;
@@ -25,9 +26,10 @@ use quorate_engine::engine::{
 use quorate_replicator::{DecidedBatch, NodeId};
 use quorate_storage::{Body, Entry, Index, Recovered, Seq, Tag};
 
-use self::candidates::Candidate;
+use self::candidates::{Candidate, Check};
 use self::catching_up::{Fetching, Peer, Sync};
 use self::heights::Ahead;
+use self::log_time::Stamps;
 use self::members::{APPROVE, Motions};
 use self::reads::Reads;
 use self::standing::{Incarnation, Standing};
@@ -157,7 +159,9 @@ pub struct QuorumEngine {
     held: VecDeque<Delivery>,
     next_ticket: u64,
     /// Tickets of candidates that the host judges.
-    checks: BTreeMap<u64, (Proposed, ValueId)>,
+    checks: BTreeMap<u64, Check>,
+    /// What validators have stamped at this height that was too far ahead for this node.
+    stamps: Stamps,
     fetches: BTreeMap<u64, Fetching>,
     peers: BTreeMap<NodeId, Peer>,
     sync: Sync,
@@ -344,7 +348,7 @@ impl Engine for QuorumEngine {
                 self.note_wait();
                 self.wake(out);
             }
-            Input::Checked { ticket, valid } => self.checked(ticket, valid, out),
+            Input::Checked { ticket, verdict } => self.checked(ticket, verdict, out),
             Input::Fetched { ticket, entries } => self.fetched(ticket, entries, out),
             Input::Read(id) => self.ask_to_read(id, out),
             Input::Checkpointed { index, trim_below, .. } => {

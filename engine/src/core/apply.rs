@@ -6,7 +6,7 @@ use quorate_storage::{Body, Entry};
 use crate::batch::DecodedBatch;
 use crate::callers::{Answer, Callers};
 use crate::effects::{Effects, Fetch, FetchFor};
-use crate::engine::{Deliver, Input, Now, Placed};
+use crate::engine::{Deliver, Input, Now, Placed, Verdict};
 use crate::pool::HashedFrame;
 use crate::reads::Wants;
 use crate::sessions::Lookup;
@@ -150,23 +150,30 @@ impl<C: Callers> HostCore<C> {
         let ready = self.checks.extract_if(.., |(_, entry)| entry.index <= applied + 1);
         let ready: Vec<_> = ready.collect();
         for (ticket, entry) in &ready {
-            let valid = entry.index == applied + 1 && self.is_valid(now, entry);
-            self.step(now, Input::Checked { ticket: *ticket, valid });
+            let verdict = match entry.index == applied + 1 {
+                true => self.verdict(now, entry),
+                false => Verdict::Invalid,
+            };
+            self.step(now, Input::Checked { ticket: *ticket, verdict });
         }
         !ready.is_empty()
     }
 
-    /// Whether every node would take this candidate as the next one.
-    pub(super) fn is_valid(&self, now: Now, entry: &Entry) -> bool {
-        let Body::Frames(bytes) = &entry.body else { return true };
-        let Ok(batch) = DecodedBatch::decode(bytes) else { return false };
-        let drift = u64::try_from(self.config.log_time_drift_max.as_millis()).unwrap_or(u64::MAX);
-        let latest = self.clock.estimate(now).plus_ms(drift);
+    /// Whether this candidate may be the next batch.
+    fn verdict(&self, now: Now, entry: &Entry) -> Verdict {
+        let Body::Frames(bytes) = &entry.body else { return Verdict::Valid };
+        let Ok(batch) = DecodedBatch::decode(bytes) else { return Verdict::Invalid };
+        let stamp = batch.head.log_time;
         let largest = self.config.frame_bytes_max;
-        batch.head.log_time >= self.state.log_time()
-            && batch.head.log_time <= latest
+        let is_next = stamp >= self.state.log_time()
             && self.state.agrees(&batch.head.witness)
-            && batch.frames.iter().all(|frame| frame.payload.len() <= largest)
+            && batch.frames.iter().all(|frame| frame.payload.len() <= largest);
+        let drift = u64::try_from(self.config.log_time_drift_max.as_millis()).unwrap_or(u64::MAX);
+        match is_next {
+            false => Verdict::Invalid,
+            true if stamp > self.clock.estimate(now).plus_ms(drift) => Verdict::Ahead(stamp),
+            true => Verdict::Valid,
+        }
     }
 
     pub(super) fn serve_subscribers(&mut self, effects: &mut Effects<C>) {

@@ -206,6 +206,9 @@ impl<C: Callers> HostCore<C> {
             };
         }
         self.checks.append(&mut self.out.checks);
+        if let Some(known) = self.out.log_time.take() {
+            self.clock.observe(known, now);
+        }
         effects.fetches.extend(self.out.fetches.drain(..).map(|(ticket, range, bytes_max)| {
             Fetch { reader: FetchFor::Engine(ticket), range, bytes_max }
         }));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate_engine::engine::{Admin, Placed};
+use quorate_engine::engine::{Admin, Placed, Verdict};
 use quorate_engine::{Forward, Packet, Refusal, Refused};
 use quorate_replicator::*;
 use quorate_storage::{Body, Entry, Tag};
@@ -233,32 +233,44 @@ fn a_copy_is_proposed_when_this_node_is_to_and_not_forwarded() {
     assert_eq!(desk.core.status().in_flight, 0);
 }
 
+/// A batch with this log time, of a proposer whose history has a hash like this.
+fn stamped(log_time: u64, witness: u8) -> Body {
+    let witness = quorate_engine::Witness { index: 0, history: [witness; 32] };
+    let head = quorate_engine::BatchHead { log_time: LogTime::from_ms(log_time), witness };
+    let frames = [frame(1, 1, "x")];
+    Body::Frames(quorate_engine::BatchEncoder::default().encode(&head, frames.iter()))
+}
+
+/// What the host says of a batch.
+fn judged(script: &Scripted, desk: &mut Desk, body: Body) -> Option<Verdict> {
+    let entry = Entry { index: 1, tag: Tag([1; 32]), head: Bytes::new(), body };
+    script.with(|script| script.candidate = Some(entry));
+    desk.turn();
+    script.with(|script| script.checked.pop())
+}
+
 #[test]
 fn a_candidate_is_judged_before_the_turn_ends() {
     let (script, mut desk) = led();
-    let stamped = |log_time, witness: u8| {
-        let witness = quorate_engine::Witness { index: 0, history: [witness; 32] };
-        let head = quorate_engine::BatchHead { log_time: LogTime::from_ms(log_time), witness };
-        let frames = [frame(1, 1, "x")];
-        Body::Frames(quorate_engine::BatchEncoder::default().encode(&head, frames.iter()))
-    };
     let estimate = desk.core.status().log_time.as_ms();
-    for (body, valid) in [
-        (stamped(estimate, 0), true),
-        (stamped(estimate + 400, 0), true),
+    for (body, verdict) in [
+        (stamped(estimate, 0), Verdict::Valid),
+        (stamped(estimate + 400, 0), Verdict::Valid),
         // A proposer that stamps the far future.
-        (stamped(estimate + 600, 0), false),
+        (stamped(estimate + 600, 0), Verdict::Ahead(LogTime::from_ms(estimate + 600))),
         // One whose history is another one, which would stop this node if it were decided.
-        (stamped(estimate, 1), false),
+        (stamped(estimate, 1), Verdict::Invalid),
+        // One that does both is refused for what it can never be right in.
+        (stamped(estimate + 600, 1), Verdict::Invalid),
         // What nobody could read when it is decided.
-        (Body::Frames(Bytes::from_static(b"no batch")), false),
-        (Body::Empty, true),
+        (Body::Frames(Bytes::from_static(b"no batch")), Verdict::Invalid),
+        (Body::Empty, Verdict::Valid),
     ] {
         let entry = Entry { index: 1, tag: Tag([1; 32]), head: Bytes::new(), body };
         script.with(|script| script.candidate = Some(entry.clone()));
         desk.turn();
         script.with(|script| {
-            assert_eq!(script.checked.pop(), Some(valid), "{entry:?}");
+            assert_eq!(script.checked.pop(), Some(verdict), "{entry:?}");
             assert!(script.settled_since, "what follows from it is of the same turn");
         });
     }
@@ -273,18 +285,32 @@ fn what_the_members_have_agreed_on_takes_the_place_of_what_a_node_is_told() {
     });
     let mut desk = Desk::with(config(), &script, &(), Vec::new(), 1, None);
     let estimate = desk.core.status().log_time.as_ms();
-    for (ahead, valid) in [(90, true), (400, false)] {
-        let witness = quorate_engine::Witness { index: 0, history: [0; 32] };
-        let log_time = LogTime::from_ms(estimate + ahead);
-        let head = quorate_engine::BatchHead { log_time, witness };
-        let frames = [frame(1, 1, "x")];
-        let body = quorate_engine::BatchEncoder::default().encode(&head, frames.iter());
-        let body = Body::Frames(body);
-        let entry = Entry { index: 1, tag: Tag([1; 32]), head: Bytes::new(), body };
-        script.with(|script| script.candidate = Some(entry));
-        desk.turn();
-        assert_eq!(script.with(|script| script.checked.pop()), Some(valid), "{ahead} ms");
+    let ahead = Verdict::Ahead(LogTime::from_ms(estimate + 400));
+    for (by, verdict) in [(90, Verdict::Valid), (400, ahead)] {
+        let found = judged(&script, &mut desk, stamped(estimate + by, 0));
+        assert_eq!(found, Some(verdict), "{by} ms");
     }
+}
+
+#[test]
+fn what_others_know_of_log_time_counts_before_the_next_candidate_is_judged() {
+    let (script, mut desk) = led();
+    let estimate = desk.core.status().log_time.as_ms();
+    let late = estimate + 10_000;
+    let ahead = Verdict::Ahead(LogTime::from_ms(late));
+    assert_eq!(judged(&script, &mut desk, stamped(late, 0)), Some(ahead));
+    // Told in the turn in which it is asked again.
+    script.with(|script| script.log_time = Some(LogTime::from_ms(late)));
+    assert_eq!(judged(&script, &mut desk, stamped(late, 0)), Some(Verdict::Valid));
+    // The estimate goes on from there, and never back.
+    script.with(|script| script.log_time = Some(LogTime::from_ms(estimate)));
+    assert_eq!(judged(&script, &mut desk, stamped(late + 400, 0)), Some(Verdict::Valid));
+    let ahead = Verdict::Ahead(LogTime::from_ms(late + 600));
+    assert_eq!(judged(&script, &mut desk, stamped(late + 600, 0)), Some(ahead));
+    desk.pass(200);
+    assert_eq!(judged(&script, &mut desk, stamped(late + 600, 0)), Some(Verdict::Valid));
+    // What is applied says how late it is, and no clock does.
+    assert_eq!(desk.core.status().log_time, LogTime::from_ms(estimate));
 }
 
 #[test]

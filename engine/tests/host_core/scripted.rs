@@ -6,7 +6,7 @@ use std::time::Duration;
 use quorate_engine::CoreConfig;
 use quorate_engine::engine::{
     Admin, Deliver, Delivery, Demand, Engine, EngineDriver, EngineStatus, Input, Now, Opening,
-    Output, Placed, ReadAnswer, ReadId, TimerId,
+    Output, Placed, ReadAnswer, ReadId, TimerId, Verdict,
 };
 use quorate_replicator::*;
 use quorate_storage::{Body, Entry, Tag};
@@ -26,8 +26,10 @@ pub(crate) struct Script {
     pub(crate) drift: Option<Duration>,
     /// Ask about this candidate at the next settle.
     pub(crate) candidate: Option<Entry>,
+    /// Tell the host at the next settle that it is this late.
+    pub(crate) log_time: Option<LogTime>,
     /// What the host said about candidates, and whether it was settled since.
-    pub(crate) checked: Vec<bool>,
+    pub(crate) checked: Vec<Verdict>,
     pub(crate) settled_since: bool,
     /// Operators' wishes that came, and answers to give at the next settle.
     pub(crate) wishes: Vec<(u64, Admin)>,
@@ -74,8 +76,8 @@ impl Engine for ScriptedEngine {
                 out.reads.extend(script.read_answer.map(|answer| (id, answer)));
             }
             Input::Waiting => script.waited += 1,
-            Input::Checked { valid, .. } => {
-                script.checked.push(valid);
+            Input::Checked { verdict, .. } => {
+                script.checked.push(verdict);
                 script.settled_since = false;
             }
             Input::Admin { ticket, admin } => script.wishes.push((ticket, admin)),
@@ -106,6 +108,7 @@ impl Engine for ScriptedEngine {
         let mut script = self.0.0.lock().unwrap();
         script.settled_since = true;
         out.checks.extend(script.candidate.take().map(|entry| (1, entry)));
+        out.log_time = script.log_time.take();
         out.released.append(&mut script.release);
         out.admin.append(&mut script.granted);
         script.delivered = script.deliver.last().map_or(script.delivered, |last| last.index);

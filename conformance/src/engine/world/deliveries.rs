@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate_engine::engine::{Deliver, Delivery, Input};
+use quorate_engine::engine::{Deliver, Delivery, Input, Verdict};
 use quorate_storage::{Body, Entry, Index};
 
 use super::World;
@@ -56,7 +56,8 @@ impl<F: EngineFactory> World<'_, F> {
         let next = running.applied + 1;
         let checks = running.checks.extract_if(.., |(_, entry)| entry.index <= next);
         for (ticket, entry) in checks.collect::<Vec<_>>() {
-            self.step(node, Input::Checked { ticket, valid: entry.index == next });
+            let verdict = if entry.index == next { Verdict::Valid } else { Verdict::Invalid };
+            self.step(node, Input::Checked { ticket, verdict });
         }
     }
 

@@ -265,6 +265,7 @@ impl QuorumEngine {
         self.has_work = false;
         self.candidates.clear();
         self.checks.clear();
+        self.stamps.clear();
         self.kept_back.clear();
         self.own = None;
         self.keys.forget();
@@ -307,7 +308,7 @@ impl QuorumEngine {
         self.candidates.entry(value).or_insert(Candidate {
             entry,
             header,
-            verdict: Some(true),
+            refused_in: None,
             is_kept: false,
         });
         self.own = Some(value);

@@ -11,6 +11,7 @@ use quorate_storage::{Entry, Index, Recovered, Tag};
 use super::candidates::Candidate;
 use super::catching_up::Sync;
 use super::heights::{Ahead, TELL_AFTER};
+use super::log_time::Stamps;
 use super::members::Motions;
 use super::reads::Reads;
 use super::standing::{Standing, StoredError};
@@ -94,6 +95,7 @@ impl QuorumEngine {
             held: VecDeque::new(),
             next_ticket: 0,
             checks: BTreeMap::new(),
+            stamps: Stamps::default(),
             fetches: BTreeMap::new(),
             peers: BTreeMap::new(),
             sync: Sync::default(),
@@ -192,7 +194,7 @@ impl QuorumEngine {
         for entry in log.entries.iter().filter(|entry| entry.index == index) {
             let header = header_of(entry).ok_or_else(|| unread("log"))?;
             let entry = entry.clone();
-            let candidate = Candidate { entry, header, verdict: Some(true), is_kept: true };
+            let candidate = Candidate { entry, header, refused_in: None, is_kept: true };
             self.candidates.insert(candidate.entry.tag.0, candidate);
         }
         self.has_work = true;

@@ -1,5 +1,6 @@
 //! Validators come, go, and change their keys while batches are decided.
 
+mod log_time;
 mod table;
 
 use std::time::Duration;

@@ -1,20 +1,20 @@
 //! Engines around a table: nothing is lost and no disk is slow, so that a test says what happens, and when.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_certificate::{
-    Audit, Audited, Decided, FaultModel, Genesis, Motion, Scheme, SigningKey, Validator,
+    Audit, Audited, Decided, FaultModel, Genesis, Header, Motion, Scheme, SigningKey, Validator,
 };
 use quorate_driver_quorum::simulation::{Ballot, Heard, hear};
 use quorate_driver_quorum::{QuorumConfig, QuorumDriver, Setup};
 use quorate_engine::engine::{
     Admin, Deliver, Delivery, Demand, Engine, EngineDriver, EngineStatus, Input, Message, Now,
-    Opening, Output, TimerId,
+    Opening, Output, TimerId, Verdict,
 };
-use quorate_replicator::{AdminError, GroupId, Member, MemberChange, NodeId};
+use quorate_replicator::{AdminError, GroupId, LogTime, Member, MemberChange, NodeId};
 use quorate_storage::{Body, Entry, Index, Record, Recovered, Tag};
 
 type Answer = Result<(), AdminError>;
@@ -34,6 +34,10 @@ pub(crate) struct Seat {
     answers: BTreeMap<u64, Answer>,
     /// Whom its host is told to reach.
     pub(crate) members: Vec<Member>,
+    /// How far its host's estimate of log time is ahead of the table's clock.
+    pub(crate) ahead: Duration,
+    /// What its host was asked about.
+    judged: BTreeSet<Tag>,
 }
 
 /// All of them.
@@ -49,7 +53,12 @@ pub(crate) struct Table {
     tickets: u64,
     /// How many messages may still be heard; all, if nothing is said.
     pub(crate) patience: Option<usize>,
+    /// Whether every host refuses what it is asked about for the first time.
+    pub(crate) hesitates: bool,
 }
+
+/// By how much a batch may be ahead of the estimate of who judges it.
+const DRIFT: Duration = Duration::from_millis(500);
 
 pub(crate) fn key(scheme: Scheme, number: u8) -> Arc<SigningKey> {
     let secret = if scheme == Scheme::Hybrid { 64 } else { 32 };
@@ -91,6 +100,8 @@ impl Table {
             delivered: BTreeMap::new(),
             answers: BTreeMap::new(),
             members: Vec::new(),
+            ahead: Duration::ZERO,
+            judged: BTreeSet::new(),
         };
         let mut table = Self {
             driver: QuorumDriver::with_setups((1..=5).map(setup)),
@@ -102,6 +113,7 @@ impl Table {
             offered: Vec::new(),
             tickets: 0,
             patience: None,
+            hesitates: false,
         };
         (1..=5).for_each(|node| table.start(node));
         table
@@ -222,6 +234,10 @@ impl Table {
             seat.answers.extend(out.admin.drain(..));
             let (from, sends) = (seat.id, std::mem::take(&mut out.sends));
             let checks = std::mem::take(&mut out.checks);
+            if let Some(known) = out.log_time.take() {
+                let known = Duration::from_millis(known.as_ms());
+                seat.ahead = seat.ahead.max(known.saturating_sub(now));
+            }
             let fetches = std::mem::take(&mut out.fetches);
             for send in sends {
                 if let Some(Heard::Vote(vote)) = hear(&self.genesis.chain(0), &send.message) {
@@ -233,9 +249,9 @@ impl Table {
                 }
             }
             let mut inputs: Vec<_> = durable.map(Input::Durable).into_iter().collect();
-            inputs.extend(
-                checks.into_iter().map(|(ticket, _)| Input::Checked { ticket, valid: true }),
-            );
+            for (ticket, entry) in checks {
+                inputs.push(Input::Checked { ticket, verdict: self.judge(at, &entry) });
+            }
             let log = &self.seats[at].log;
             inputs.extend(fetches.into_iter().map(|(ticket, range, _)| {
                 let found = decided(log).filter(|(entry, _)| range.contains(&entry.index));
@@ -248,6 +264,22 @@ impl Table {
             if idle {
                 return;
             }
+        }
+    }
+
+    /// What a host says of a candidate, which has the time that its proposer's host estimates.
+    fn judge(&mut self, at: usize, entry: &Entry) -> Verdict {
+        let proposer = Header::decode(&entry.head).unwrap().proposer;
+        let stamped = self.seats[Self::place_of(proposer)].ahead;
+        let seat = &mut self.seats[at];
+        if seat.judged.insert(entry.tag) && self.hesitates {
+            return Verdict::Invalid;
+        }
+        match stamped > seat.ahead + DRIFT {
+            true => Verdict::Ahead(LogTime::from_ms(
+                (self.now + stamped).as_millis().try_into().unwrap(),
+            )),
+            false => Verdict::Valid,
         }
     }
 
