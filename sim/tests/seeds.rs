@@ -166,6 +166,7 @@ fn seeds_of_validators_that_found_something_stay_clean() {
         (Scenario::Silent, 47, "one that was away took the others to be ahead, and was needed"),
         (Scenario::HiddenLock, 58, "the same"),
         (Scenario::FarFuture, 0, "the same"),
+        (Scenario::Swarm, 15, "a decision that checkpoints alone had was given to nobody"),
     ] {
         println!("{}, seed {seed}: {found}", scenario.name());
         validators_live_through(scenario, seed);

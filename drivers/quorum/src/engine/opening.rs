@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_certificate::{Header, SigningKey, ValidatorSet};
 use quorate_engine::engine::{Deliver, Delivery, Now, Opening, Output};
-use quorate_storage::{Entry, Index, Recovered, Tag};
+use quorate_storage::{Entry, Index, Record, Recovered, Tag};
 
 use super::candidates::Candidate;
 use super::catching_up::Sync;
@@ -110,6 +110,7 @@ impl QuorumEngine {
             foreign: BTreeSet::new(),
             fault: None,
         };
+        engine.decide_again(out);
         engine.deliver_again(&log, out)?;
         engine.check_keys(&key)?;
         engine.say_again(&log, out)?;
@@ -127,7 +128,16 @@ impl QuorumEngine {
         }
     }
 
-    /// Delivers what is decided after the checkpoint.
+    /// Writes the decision of the last height in the checkpoint, which has it. Nothing waits for that record to be durable, so it may have
+    /// been lost with the power when the checkpoint was not; and somebody may lack this height, and be needed for the next.
+    fn decide_again(&self, out: &mut Output) {
+        let index = self.mark.height;
+        if let Some((_, proof)) = self.mark.proved.as_ref().filter(|_| index >= self.log_first) {
+            let (tag, proof) = (Tag(self.mark.value), proof.clone());
+            out.write(true, Record::Decide { index, tag, proof });
+        }
+    }
+
     fn deliver_again(&mut self, log: &Recovered, out: &mut Output) -> Result<(), String> {
         let entries: BTreeMap<(Index, Tag), &Entry> =
             log.entries.iter().map(|entry| ((entry.index, entry.tag), entry)).collect();

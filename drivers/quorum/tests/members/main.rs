@@ -321,3 +321,21 @@ fn power_that_is_lost_at_any_step_of_a_change_does_no_harm() {
     }
     assert!((5..35).contains(&in_force), "some had it decided before: {in_force}");
 }
+
+#[test]
+fn a_decision_that_a_checkpoint_alone_has_is_given_to_who_lacks_it() {
+    let mut table = Table::new(Scheme::Ed25519);
+    table.offer();
+    table.settle(&[1, 2, 3, 4]);
+    table.stop(4);
+    table.offer();
+    table.settle(&[1, 2, 3]);
+    for node in [1, 2, 3] {
+        table.checkpoint_without_decision(node);
+    }
+    // It is needed now, and lacks what was decided without it.
+    table.stop(3);
+    table.start(4);
+    table.offer();
+    table.settle(&[1, 2, 4]);
+}

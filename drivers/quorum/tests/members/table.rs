@@ -11,8 +11,8 @@ use quorate_certificate::{
 use quorate_driver_quorum::simulation::{Ballot, Heard, hear};
 use quorate_driver_quorum::{QuorumConfig, QuorumDriver, Setup};
 use quorate_engine::engine::{
-    Admin, Deliver, Delivery, Demand, Engine, EngineDriver, EngineStatus, Input, Message, Now,
-    Opening, Output, TimerId, Verdict,
+    Admin, Checkpointed, Deliver, Delivery, Demand, Engine, EngineDriver, EngineStatus, Input,
+    Message, Now, Opening, Output, TimerId, Verdict,
 };
 use quorate_replicator::{AdminError, GroupId, LogTime, Member, MemberChange, NodeId};
 use quorate_storage::{Body, Entry, Index, Record, Recovered, Tag};
@@ -38,6 +38,9 @@ pub(crate) struct Seat {
     pub(crate) ahead: Duration,
     /// What its host was asked about.
     judged: BTreeSet<Tag>,
+    /// Where it begins again, and what is applied now.
+    checkpoint: Option<Checkpointed>,
+    mark: Bytes,
 }
 
 /// All of them.
@@ -102,6 +105,8 @@ impl Table {
             members: Vec::new(),
             ahead: Duration::ZERO,
             judged: BTreeSet::new(),
+            checkpoint: None,
+            mark: Bytes::new(),
         };
         let mut table = Self {
             driver: QuorumDriver::with_setups((1..=5).map(setup)),
@@ -137,13 +142,16 @@ impl Table {
             members: (1..=4).map(NodeId::new).collect(),
             incarnation: [node as u8; 16],
             seed: node,
-            checkpoint: None,
+            checkpoint: seat.checkpoint.clone(),
             log: seat.log.clone(),
         };
+        let begins = seat.checkpoint.as_ref().map_or((0, [0; 32]), |it| (it.index, it.state));
         let opened = self.driver.open(&QuorumConfig::default(), opening, &mut out);
         seat.engine = Some(opened.unwrap());
-        (seat.out, seat.applied, seat.state) = (out, 0, [0; 32]);
-        seat.delivered.clear();
+        (seat.out, seat.applied, seat.state) = (out, begins.0, begins.1);
+        if begins.0 == 0 {
+            seat.delivered.clear();
+        }
         self.turn(at);
     }
 
@@ -152,6 +160,19 @@ impl Table {
         (seat.engine, seat.out) = (None, Output::default());
         seat.timers.clear();
         seat.deliveries.clear();
+    }
+
+    /// A node stores a checkpoint of all that it has applied, and its power fails before the last decision is in its log.
+    pub(crate) fn checkpoint_without_decision(&mut self, node: u64) {
+        self.stop(node);
+        let seat = &mut self.seats[Self::place_of(node)];
+        let (index, mark, state) = (seat.applied, seat.mark.clone(), seat.state);
+        seat.checkpoint = Some(Checkpointed { index, mark, state });
+        let lost = seat.log.decided.pop().expect("something is decided");
+        assert_eq!(lost.0, index);
+        // What is in a checkpoint is not given back.
+        seat.log.notes.retain(|(at, _)| *at > index);
+        self.start(node);
     }
 
     /// All nodes begin anew, and what was on its way is lost.
@@ -287,7 +308,10 @@ impl Table {
         let seat = &mut self.seats[at];
         let mut applied = Vec::new();
         for Delivery { what, .. } in seat.deliveries.drain(..) {
-            let Deliver::Batch { entry, .. } = what else { panic!("nobody sends snapshots here") };
+            let Deliver::Batch { entry, mark, .. } = what else {
+                panic!("nobody sends snapshots here")
+            };
+            seat.mark = mark;
             assert_eq!(entry.index, seat.applied + 1);
             seat.applied = entry.index;
             seat.state = *blake3::hash(&[&seat.state[..], &entry.tag.0].concat()).as_bytes();
