@@ -10,6 +10,7 @@
 //! First anything may fail; then everything is healed, or a majority for ever, and the cluster must converge within ten
 //! election timeouts.
 
+mod approvals;
 mod event;
 mod faults;
 mod healing;
@@ -41,6 +42,7 @@ use crate::oracle::{Checked, Oracle, Violation, violation};
 
 use crate::registers::Registers;
 
+use approvals::Motions;
 use event::{Event, Queue};
 use laws::Laws;
 use machine::Machine;
@@ -48,7 +50,7 @@ use network::Network;
 use operator::Operator;
 use quorum::Votes;
 pub use quorum::{Control, QuorumSubject, Scenario};
-pub use report::ClusterReport;
+pub use report::{Changed, ClusterReport};
 use streams::Streams;
 use subject::Crash;
 pub use subject::{Group, RaftSubject, Subject};
@@ -81,12 +83,12 @@ pub fn run_cluster(
 
 /// Says who lies, and gives those who run twice their second machine.
 fn lie(votes: &Votes, machines: &mut [Machine]) {
-    let founders = votes.nodes().len();
+    let nodes = votes.nodes().len();
     for (twin, id) in votes.twins().into_iter().enumerate() {
-        let machine = &mut machines[founders + twin];
+        let machine = &mut machines[nodes + twin];
         (machine.id, machine.lies) = (id, Some(1));
     }
-    for machine in machines.iter_mut().take(founders) {
+    for machine in machines.iter_mut().take(nodes) {
         machine.lies = votes.is_liar(machine.id).then_some(0);
     }
 }
@@ -107,6 +109,7 @@ struct Cluster<'t> {
     network: Network,
     streams: Streams,
     operator: Operator,
+    motions: Motions,
     clients: Vec<Client>,
     /// Whom a client was told to ask.
     hints: HashMap<usize, NodeId>,
@@ -140,7 +143,7 @@ impl<'t> Cluster<'t> {
         let mut machines: Vec<_> = ids.iter().map(machine).collect();
         let mut operator = Operator::default();
         if let Some(votes) = &votes {
-            operator.learns(0, votes.nodes(), Vec::new());
+            operator.learns(0, votes.founders(), Vec::new());
             lie(votes, &mut machines);
         }
         let weather = (swarm.calm.clone(), swarm.storm.clone());
@@ -160,6 +163,7 @@ impl<'t> Cluster<'t> {
             network,
             streams: Streams::default(),
             operator,
+            motions: Motions::default(),
             votes,
             crash,
             clients,
@@ -183,8 +187,8 @@ impl<'t> Cluster<'t> {
     /// Starts the founders and everything that happens by itself.
     fn begin(&mut self) -> Checked {
         self.tell(|it| format!("{:?}", it.swarm));
-        let twins = self.swarm.founders..self.machines.len();
-        let twins = if self.votes.is_some() { twins } else { 0..0 };
+        let nodes = self.votes.as_ref().map(|votes| votes.nodes().len());
+        let twins = nodes.map_or(0..0, |nodes| nodes..self.machines.len());
         for place in (0..self.swarm.founders).chain(twins) {
             self.start(place)?;
         }
@@ -366,7 +370,7 @@ impl<'t> Cluster<'t> {
         let begin = Life {
             disk: &machine.disk,
             node: machine.id,
-            members: &machine.founders,
+            members: votes.map_or(&machine.founders, Votes::founders),
             store: machine.store,
             seed,
             settings: &self.swarm.settings,

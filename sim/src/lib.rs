@@ -27,7 +27,8 @@ mod sweep;
 mod switching;
 
 pub use cluster::{
-    ClusterReport, Control, Group, QuorumSubject, RaftSubject, Scenario, Subject, run_cluster,
+    Changed, ClusterReport, Control, Group, QuorumSubject, RaftSubject, Scenario, Subject,
+    run_cluster,
 };
 pub use oracle::Violation;
 pub use scenario::{Report, run};

@@ -6,6 +6,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use quorate_engine::engine::{Admin, EngineDriver, Input, LogWrite};
 use quorate_engine::{
     Answer, Callers, CheckpointJob, CheckpointPolicy, CoreConfig, Effects, Fetch, Fetched,
@@ -18,8 +19,8 @@ use quorate_replicator::{
 };
 use quorate_shard::Shards;
 use quorate_storage::{
-    CheckpointStore, DataDir, DataMode, Disk, Group, Health, Identity, Index, Log, LogConfig,
-    LogError, LogReader, Pin, Recovered, SimDisk, Staged,
+    CheckpointStore, DataDir, DataMode, Disk, Entry, Group, Health, Identity, Index, Log,
+    LogConfig, LogError, LogReader, Pin, Recovered, SimDisk, Staged,
 };
 
 use crate::copies::Copies;
@@ -92,6 +93,9 @@ pub(crate) struct Life<'a> {
     pub(crate) is_unflushed: bool,
 }
 
+/// The mark of a checkpoint, and what is decided in a log, with its proofs.
+pub(crate) type History = (Option<Bytes>, Vec<(Entry, Bytes)>);
+
 #[derive(Debug)]
 pub(crate) struct Node {
     core: HostCore<Numbers>,
@@ -119,7 +123,7 @@ pub(crate) struct Node {
     /// To other nodes.
     pub(crate) outbox: Vec<Sent>,
     /// Checkpoints to be streamed.
-    pub(crate) snapshots: Vec<(NodeId, Index, bytes::Bytes)>,
+    pub(crate) snapshots: Vec<(NodeId, Index, Bytes)>,
     /// Who the members are, if that has changed.
     pub(crate) members: Option<MemberList>,
     pub(crate) shards: Shards,
@@ -436,13 +440,7 @@ impl Node {
     }
 
     /// A snapshot has come whole, and is durable.
-    pub(crate) fn staged(
-        &mut self,
-        now: Duration,
-        from: NodeId,
-        head: bytes::Bytes,
-        staged: Staged,
-    ) {
+    pub(crate) fn staged(&mut self, now: Duration, from: NodeId, head: Bytes, staged: Staged) {
         let meta = staged.meta().clone();
         let index = meta.index;
         self.staged = Some(staged);
@@ -496,6 +494,18 @@ impl Node {
         self.turn(now);
     }
 
+    /// What an auditor is given: the mark of the checkpoint, and what is decided in the log, with its proofs.
+    pub(crate) fn history(&self) -> Result<History, LogError> {
+        let mark = self.checkpoints.latest().map(|meta| meta.mark);
+        let read = |first| self.reader.read(LOG_GROUP, first..Index::MAX, usize::MAX);
+        let log = match read(1) {
+            Err(LogError::Trimmed { first }) => read(first),
+            read => read,
+        };
+        let log = log?.into_iter().take_while(|(_, proof)| !proof.is_empty()).collect();
+        Ok((mark, log))
+    }
+
     // ----- what is known
 
     /// Whether nothing is on its way to the disk or back.
@@ -545,7 +555,7 @@ fn digest(pin: &Pin) -> Option<u64> {
     const PAIRS_MAX: usize = 1000;
     const BYTES_MAX: usize = 1 << 20;
     let mut hasher = DefaultHasher::new();
-    let mut last: Option<bytes::Bytes> = None;
+    let mut last: Option<Bytes> = None;
     loop {
         let from = last.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let pairs = pin.read_machine(from, PAIRS_MAX, BYTES_MAX).ok()?;

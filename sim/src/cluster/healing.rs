@@ -1,5 +1,6 @@
 //! After everything is healed: the cluster must converge, and the accounts must be right.
 
+use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 
 use quorate_replicator::{Frame, NodeId, Role, SessionId, ShardKey};
@@ -18,10 +19,14 @@ impl Cluster<'_> {
         self.faults_on = false;
         if self.swarm.heals_majority_only && self.all_are_founded() {
             let few = self.swarm.stays_broken;
-            let mut places: Vec<_> =
-                (0..self.swarm.founders).filter(|place| !self.is_liar(*place)).collect();
+            let mut places = self.members();
             self.rng.shuffle(&mut places);
+            let mut gone = BTreeSet::new();
             for place in places.into_iter().take(1 + self.rng.usize(..few)) {
+                gone.insert(self.machines[place].id);
+                if self.votes.as_ref().is_some_and(|votes| !votes.bears(&gone)) {
+                    break;
+                }
                 self.tell(|it| format!("{} stays broken", it.machines[place].id));
                 self.die(place, None)?;
                 self.machines[place].gone = true;
@@ -160,6 +165,7 @@ impl Cluster<'_> {
     pub(super) fn account(&mut self) -> Checked {
         self.report.frames = self.oracle.finish()?;
         let before = self.same_everywhere()?;
+        self.audited()?;
         if self.swarm.last_blackout {
             self.tell(|_| "the last blackout".to_owned());
             for place in 0..self.machines.len() {
@@ -185,12 +191,32 @@ impl Cluster<'_> {
             self.report.evidence = votes.evidence;
             self.report.latest_round = votes.latest_round;
             self.report.refused = votes.refused;
+            self.report.changed = votes.changed;
+            self.report.is_random = votes.changes_schemes();
+            self.report.changes = votes.changed.all();
         }
         (self.report.messages, self.report.lost) = (self.network.sent, self.network.lost);
         self.report.virtual_ms = self.now.as_millis() as u64;
         let mut hasher = self.hasher.clone();
         before.hash(&mut hasher);
         self.report.events = hasher.finish();
+        Ok(())
+    }
+
+    /// The log of each validator, as an auditor sees it.
+    fn audited(&self) -> Checked {
+        let Some(votes) = &self.votes else { return Ok(()) };
+        for place in self.members() {
+            let machine = &self.machines[place];
+            let node = machine.node.as_ref().expect("the cluster has converged");
+            match node.history() {
+                Ok((mark, log)) => votes.audits(machine.id, mark.as_deref(), &log)?,
+                Err(error) => {
+                    let id = machine.id;
+                    return violation(format!("the log of {id} cannot be read: {error}"));
+                }
+            }
+        }
         Ok(())
     }
 

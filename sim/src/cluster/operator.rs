@@ -77,6 +77,9 @@ impl Cluster<'_> {
         };
         let next = self.draw(every / 2, every * 3 / 2);
         self.plan(next, Event::Operator);
+        if self.votes.is_some() {
+            return self.approve();
+        }
         let (voters, learners) = self.view();
         let admin = match self.rng.u8(..10) {
             0 => Some(Admin::StepDown),

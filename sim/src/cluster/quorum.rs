@@ -1,5 +1,6 @@
 //! The quorum-vote driver in the simulator: what a seed makes of it, and who lies in which way.
 
+mod keyring;
 mod liar;
 mod votes;
 
@@ -7,15 +8,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use quorate_certificate::{FaultModel, Genesis, Scheme, SigningKey, Validator};
-use quorate_driver_quorum::{QuorumConfig, QuorumDriver, Setup};
+use quorate_driver_quorum::{QuorumConfig, QuorumDriver};
 use quorate_replicator::NodeId;
 
 use super::MS;
 use super::subject::{Crash, Group, Subject};
 use super::swarm::{Kind, Swarm};
 use super::watched::Opener;
+pub(super) use keyring::Keyring;
 pub(super) use liar::{FAR_AHEAD_MS, Liar, Lies};
 pub(super) use votes::Votes;
+use votes::VotesOf;
+
+/// Most nodes of a group whose validators change.
+const NODES_MAX: u64 = 8;
 
 /// What is special about a life of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +61,8 @@ pub enum Scenario {
     LyingPeer,
     /// A liar lets a single other node see that there is a quorum of first votes, and gives no second ones.
     HiddenLock,
+    /// Any of the others, while operators change the validators. A seed that chooses its scenario does that in one life of four.
+    Changes,
 }
 
 impl Scenario {
@@ -77,6 +85,7 @@ impl Scenario {
         Self::Standstill,
         Self::LyingPeer,
         Self::HiddenLock,
+        Self::Changes,
     ];
 
     /// Its name on a command line.
@@ -99,6 +108,7 @@ impl Scenario {
             Self::Standstill => "standstill",
             Self::LyingPeer => "lying-peer",
             Self::HiddenLock => "hidden-lock",
+            Self::Changes => "changes",
         }
     }
 
@@ -154,7 +164,12 @@ impl QuorumSubject {
 impl Subject for QuorumSubject {
     fn draw(&self, rng: &mut fastrand::Rng) -> Group {
         let any = Scenario::ALL[rng.usize(..Scenario::ALL.len())];
-        let scenario = self.scenario.unwrap_or(any);
+        let asked = self.scenario.unwrap_or(any);
+        let changes = asked == Scenario::Changes || self.scenario.is_none() && rng.u8(..4) == 0;
+        let scenario = match asked {
+            Scenario::Changes => Scenario::ALL[rng.usize(..Scenario::ALL.len() - 1)],
+            asked => asked,
+        };
         let (mut swarm, _) = Swarm::draw(rng);
         let model = match rng.u8(..4) {
             0 if !scenario.has_liars() && self.control == Control::None && self.crash.is_none() => {
@@ -175,9 +190,9 @@ impl Subject for QuorumSubject {
             _ => 1 + rng.usize(..tolerated),
         };
         let mut all: Vec<_> = (1..=nodes).map(NodeId::new).collect();
-        let ids = all.clone();
+        let founders = all.clone();
         rng.shuffle(&mut all);
-        let liars: BTreeSet<_> = all.into_iter().take(liars).collect();
+        let mut liars: BTreeSet<_> = all.into_iter().take(liars).collect();
         // Where nobody lies a lost disk is one of the faults that are borne; under the crash model it is one at most.
         let losses = match model {
             FaultModel::Crash => tolerated.min(1),
@@ -185,7 +200,18 @@ impl Subject for QuorumSubject {
         };
         tune(scenario, rng, &mut swarm, nodes as usize, losses);
         let twins = if scenario == Scenario::Twins { liars.len() } else { 0 };
-        swarm.nodes = nodes as usize + twins;
+        let mut all = nodes;
+        if changes {
+            all = (nodes + rng.u64(1..=3)).min(NODES_MAX);
+            swarm.operator_every = Some(swarm.patience / [2, 4, 8][rng.usize(..3)]);
+            swarm.live *= 3;
+            // Who comes later may lie as well. Who runs twice has a machine more from the beginning.
+            let comes = (nodes + 1..=all).map(NodeId::new);
+            let lies = comes.filter(|_| scenario.has_liars() && rng.u8(..4) == 0);
+            liars.extend(lies.filter(|_| scenario != Scenario::Twins));
+        }
+        let ids: Vec<_> = (1..=all).map(NodeId::new).collect();
+        swarm.nodes = ids.len() + twins;
         if self.crash.is_some() {
             swarm.kinds.clear();
             (swarm.live, swarm.think, swarm.last_blackout) = (MS * 400, MS * 40, false);
@@ -194,21 +220,21 @@ impl Subject for QuorumSubject {
             tolerated.saturating_sub(liars.len()).min(if losses > 0 { 0 } else { 3 });
         swarm.heals_majority_only &= swarm.stays_broken > 0;
 
+        let schemes = changes && rng.u8(..4) == 0;
         let scheme = match rng.u8(..32) {
+            // A life is the same each time only if approvals are, which stand in batches.
+            _ if changes => Scheme::Ed25519,
             0 => Scheme::Hybrid,
             1 => Scheme::MlDsa65,
             _ => Scheme::Ed25519,
         };
         // What validators note of a height is more than its batch; a checkpoint of each height would be most of the work.
-        let least = if scheme == Scheme::Ed25519 { 16 << 10 } else { 256 << 10 };
+        let least = if scheme == Scheme::Ed25519 && !schemes { 16 << 10 } else { 256 << 10 };
         swarm.settings.checkpoint_bytes = swarm.settings.checkpoint_bytes.max(least);
-        let keys = keys(scheme, nodes);
-        let genesis = genesis(7, model, scheme, &keys);
-        let setups = ids
-            .iter()
-            .zip(&keys)
-            .map(|(node, key)| (*node, Setup::new(genesis.clone(), Arc::clone(key))));
-        let driver = QuorumDriver::with_setups(setups);
+        let keys: Vec<_> = (1..=all).map(|number| keyring::key(scheme, number)).collect();
+        let (first, _) = keys.split_at(founders.len());
+        let genesis = genesis(7, model, scheme, first);
+        let keyring = Keyring::new(genesis.clone(), ids.iter().copied().zip(keys.clone()));
         let mut config = QuorumConfig::default();
         let patience = swarm.patience;
         config.propose_timeout = patience / [5, 10][rng.usize(..2)];
@@ -221,10 +247,24 @@ impl Subject for QuorumSubject {
         let lies = Lies {
             scenario,
             chain: genesis.chain(0),
-            foreign: self::genesis(8, model, scheme, &keys).chain(0),
-            keys,
+            foreign: self::genesis(8, model, scheme, first).chain(0),
+            keyring: keyring.clone(),
+            founders: genesis.validators().clone(),
+            nodes: ids.clone(),
         };
-        let votes = Votes::new(scenario, self.control, genesis, ids, liars, losses);
+        let votes = Votes::new(VotesOf {
+            scenario,
+            control: self.control,
+            genesis,
+            nodes: ids,
+            founders,
+            liars,
+            losses,
+            keyring: keyring.clone(),
+            schemes,
+        });
+        let driver =
+            move |node| QuorumDriver::with_setups(keyring.setup(node).map(|setup| (node, setup)));
         let opener = Opener::of_votes(driver, config, lies);
         Group {
             opens: Box::new(opener),
@@ -272,21 +312,6 @@ fn tune(
         }
         _ => {}
     }
-}
-
-fn keys(scheme: Scheme, count: u64) -> Vec<Arc<SigningKey>> {
-    let secret = |number: u64| {
-        let seed = vec![number as u8; 32];
-        let code = match scheme {
-            Scheme::Ed25519 => 1,
-            Scheme::MlDsa65 => 2,
-            Scheme::Hybrid => 3,
-        };
-        let both = if scheme == Scheme::Hybrid { vec![seed.clone(), seed] } else { vec![seed] };
-        [vec![code], both.concat()].concat()
-    };
-    let key = |number| SigningKey::from_bytes(&secret(number)).expect("it is a key");
-    (1..=count).map(|number| Arc::new(key(number))).collect()
 }
 
 fn genesis(cluster: u8, model: FaultModel, scheme: Scheme, keys: &[Arc<SigningKey>]) -> Genesis {

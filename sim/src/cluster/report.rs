@@ -1,5 +1,7 @@
 //! What a run of a cluster saw.
 
+use quorate_certificate::ValidatorChange;
+
 /// What a run of a cluster saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -28,8 +30,12 @@ pub struct ClusterReport {
     pub checkpoints: u64,
     /// Snapshots that were put in force.
     pub installs: u64,
-    /// Changes of members that were done.
+    /// Changes of members that were done; those of validators are counted by their kind.
     pub changes: u64,
+    /// Changes of validators that were decided.
+    pub changed: Changed,
+    /// Whether signatures that are other ones each time have a part in what was decided: then no two lives need be the same.
+    pub is_random: bool,
     /// Disks that were lost.
     pub wipes: u64,
     /// Subscribers that were cut off.
@@ -68,6 +74,8 @@ impl ClusterReport {
         self.checkpoints += other.checkpoints;
         self.installs += other.installs;
         self.changes += other.changes;
+        self.changed.sum(&other.changed);
+        self.is_random |= other.is_random;
         self.wipes += other.wipes;
         self.cut_off += other.cut_off;
         self.orphans += other.orphans;
@@ -78,5 +86,48 @@ impl ClusterReport {
         self.virtual_ms += other.virtual_ms;
         self.converged_permille = self.converged_permille.max(other.converged_permille);
         self.events ^= other.events;
+    }
+}
+
+/// Changes of validators, by their kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Changed {
+    /// Nodes that became validators.
+    pub added: u64,
+    /// Validators that were removed.
+    pub removed: u64,
+    /// Validators that got another power.
+    pub weighed: u64,
+    /// Validators that got another key.
+    pub rekeyed: u64,
+    /// Changes of the scheme of all.
+    pub schemes: u64,
+}
+
+impl Changed {
+    pub(super) fn add(&mut self, change: &ValidatorChange) {
+        let count = match change {
+            ValidatorChange::Add { .. } => &mut self.added,
+            ValidatorChange::Remove { .. } => &mut self.removed,
+            ValidatorChange::Power { .. } => &mut self.weighed,
+            ValidatorChange::RotateKey(_) => &mut self.rekeyed,
+            ValidatorChange::Scheme { .. } => &mut self.schemes,
+            _ => unreachable!("operators want nothing else"),
+        };
+        *count += 1;
+    }
+
+    fn sum(&mut self, other: &Self) {
+        self.added += other.added;
+        self.removed += other.removed;
+        self.weighed += other.weighed;
+        self.rekeyed += other.rekeyed;
+        self.schemes += other.schemes;
+    }
+
+    /// All of them.
+    pub const fn all(&self) -> u64 {
+        self.added + self.removed + self.weighed + self.rekeyed + self.schemes
     }
 }

@@ -47,7 +47,7 @@ impl Subject for RaftSubject {
         config.catch_up_bytes = tuning.catch_up_bytes;
         config.cache_bytes = 16 << 10;
         Group {
-            opens: Box::new(Opener::of_terms(RaftDriver, config)),
+            opens: Box::new(Opener::of_terms(|_| RaftDriver, config)),
             swarm,
             votes: None,
             crash: None,

@@ -81,8 +81,11 @@ impl Cluster<'_> {
                         "{id} sends a message of term {term} that does not wait for its vote to be durable"
                     ));
                 }
-                Seen::Installed { index } => {
+                Seen::Installed { index, mark } => {
                     self.tell(|_| format!("{id} puts a snapshot at {index} in force"));
+                    if let Some(votes) = self.votes.as_ref().filter(|_| index <= self.laws.newest) {
+                        votes.stands(id, index, &mark)?;
+                    }
                 }
                 Seen::Members { index, voters, learners } => {
                     self.operator.learns(index, &voters, learners);
@@ -114,6 +117,9 @@ impl Cluster<'_> {
                     votes.delivered(&entry, &mark, pick)?;
                 }
             }
+            if let Some(votes) = &self.votes {
+                votes.stands(id, entry.index, &mark)?;
+            }
         }
         Ok(())
     }
@@ -136,7 +142,7 @@ impl Cluster<'_> {
         if let Some(votes) = &self.votes {
             let has = |machine: &&Machine| machine.lies.is_none() && machine.has(index, tag);
             let holders = self.machines.iter().filter(has).map(|machine| machine.id);
-            if votes.is_quorum(holders) {
+            if votes.is_quorum(index, holders) {
                 return Ok(());
             }
             let id = self.machines[place].id;

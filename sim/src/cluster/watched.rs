@@ -26,7 +26,7 @@ pub(super) enum Seen {
     /// It sends something that does not wait until its term and its vote are durable.
     SpeaksTooEarly { term: u64 },
     /// It put a snapshot in the place of everything up to here.
-    Installed { index: Index },
+    Installed { index: Index, mark: Bytes },
     /// These are the members from this index on; 0 if it does not say.
     Members { index: Index, voters: Vec<NodeId>, learners: Vec<NodeId> },
     /// It has proof that another one broke the rules.
@@ -50,7 +50,8 @@ pub(super) trait Opens: fmt::Debug {
 
 /// Opens nodes of this driver.
 pub(super) struct Opener<D: EngineDriver> {
-    driver: Arc<D>,
+    /// The driver of a node, as it is configured when it begins a life.
+    driver: Box<dyn Fn(NodeId) -> D>,
     config: D::Config,
     /// What liars do, where validators vote; otherwise one node leads in each term.
     lies: Option<Lies>,
@@ -58,13 +59,17 @@ pub(super) struct Opener<D: EngineDriver> {
 
 impl<D: EngineDriver> Opener<D> {
     /// One node leads in each term, and nobody lies.
-    pub(super) fn of_terms(driver: D, config: D::Config) -> Self {
-        Self { driver: Arc::new(driver), config, lies: None }
+    pub(super) fn of_terms(driver: impl Fn(NodeId) -> D + 'static, config: D::Config) -> Self {
+        Self { driver: Box::new(driver), config, lies: None }
     }
 
     /// Validators vote, and some lie.
-    pub(super) fn of_votes(driver: D, config: D::Config, lies: Lies) -> Self {
-        Self { driver: Arc::new(driver), config, lies: Some(lies) }
+    pub(super) fn of_votes(
+        driver: impl Fn(NodeId) -> D + 'static,
+        config: D::Config,
+        lies: Lies,
+    ) -> Self {
+        Self { driver: Box::new(driver), config, lies: Some(lies) }
     }
 }
 
@@ -83,7 +88,7 @@ impl<D: EngineDriver> Opens for Opener<D> {
         now: Duration,
     ) -> Result<Node, OpenError> {
         let watched = WatchedDriver {
-            driver: Arc::clone(&self.driver),
+            driver: (self.driver)(life.node),
             sight: Arc::clone(sight),
             has_terms: self.lies.is_none(),
             lies: self.lies.clone().zip(lies),
@@ -95,7 +100,7 @@ impl<D: EngineDriver> Opens for Opener<D> {
 /// Opens engines of another driver and looks at them.
 #[derive(Debug)]
 struct WatchedDriver<D> {
-    driver: Arc<D>,
+    driver: D,
     sight: Sight,
     has_terms: bool,
     lies: Option<(Lies, usize)>,
@@ -172,7 +177,9 @@ impl Engine for Watched {
                 Deliver::Batch { entry, mark, .. } => {
                     Seen::Delivered { entry: entry.clone(), mark: mark.clone(), leads: self.leads }
                 }
-                Deliver::Install { index, .. } => Seen::Installed { index: *index },
+                Deliver::Install { index, mark } => {
+                    Seen::Installed { index: *index, mark: mark.clone() }
+                }
             });
         }
         if let (Some(term), false) = (self.leads, out.deliveries.is_empty()) {

@@ -229,6 +229,7 @@ impl Cluster<'_> {
         self.reads.remove(&call);
         self.questions.remove(&call);
         self.operator_lost(call);
+        self.approval_lost(call);
     }
 
     fn probe_ended(&mut self, place: usize, done: bool) {
@@ -295,6 +296,7 @@ impl Cluster<'_> {
             News::Admin(call, answer) => {
                 self.machines[place].calls.remove(&call);
                 self.operated(place, call, &answer);
+                self.approved(place, call, &answer)?;
                 Ok(false)
             }
         }

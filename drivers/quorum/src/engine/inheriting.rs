@@ -22,7 +22,7 @@ pub(super) fn found(setup: &Setup, inherited: &Inherited) -> Result<Founding, St
     let Setup { genesis, key, .. } = setup;
     let Inherited { group, node, index, state, .. } = inherited;
     let all = genesis.validators();
-    check_key(all, node.number(), key)?;
+    check_key(all, node.number(), key, false)?;
     if all.get(node.number()).is_none() || all.validators().len() != 1 {
         return Err(format!(
             "a group that goes on from what another driver has decided begins with {node} alone, and genesis_file has {} as validators; make a \

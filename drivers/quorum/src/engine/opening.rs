@@ -64,6 +64,7 @@ impl QuorumEngine {
                 "the log begins at index {log_first} and the newest checkpoint ends at {base}: what is between is lost; run `quorate verify`"
             ));
         }
+        let is_changed = next_key.is_some();
         let keys = Keys::new(chain, Arc::clone(&key), next_key);
         let looked = Arc::clone(keys.looked());
         let inspection = Inspection::new(chain, genesis.fault_model(), looked, &mark);
@@ -112,7 +113,7 @@ impl QuorumEngine {
         };
         engine.decide_again(out);
         engine.deliver_again(&log, out)?;
-        engine.check_keys(&key)?;
+        engine.check_keys(&key, is_changed)?;
         engine.say_again(&log, out)?;
         // What waits for a write is not of the opening (R7).
         let now = out.deliveries.iter().take_while(|delivery| delivery.after == 0).count();
@@ -179,9 +180,9 @@ impl QuorumEngine {
     }
 
     /// Whether this node signs with a key that is its own; `key` is the one that it has signed with up to now.
-    fn check_keys(&mut self, key: &SigningKey) -> Result<(), String> {
+    fn check_keys(&mut self, key: &SigningKey, is_changed: bool) -> Result<(), String> {
         if self.validators().epoch() == 0 || !self.has_key() {
-            check_key(self.validators(), self.node.number(), key)?;
+            check_key(self.validators(), self.node.number(), key, is_changed)?;
         }
         if let Some(known) = self.validators().get(self.node.number()) {
             let key = known.key.clone();
@@ -197,6 +198,9 @@ impl QuorumEngine {
         let journal: Vec<_> = log.notes.iter().filter(at).map(|(_, note)| note.clone()).collect();
         if journal.is_empty() {
             return Ok(());
+        }
+        if !self.has_key() {
+            return Err(format!("its journal has votes of height {index}: {}", self.lacks_key()));
         }
         if !self.votes() {
             return Err(unread("journal"));
@@ -232,6 +236,7 @@ pub(super) fn check_key(
     validators: &ValidatorSet,
     node: u64,
     key: &SigningKey,
+    is_changed: bool,
 ) -> Result<(), String> {
     let Some(validator) = validators.get(node) else { return Ok(()) };
     if validator.key == *key.public() {
@@ -244,9 +249,9 @@ pub(super) fn check_key(
             other.node
         ),
         // It may be one that the validators know by now: it follows until it has caught up.
-        None if validators.epoch() > 0 => return Ok(()),
+        None if validators.epoch() > 0 || is_changed => return Ok(()),
         None => format!(
-            "key_file has a key that the genesis does not know, and node {node} has another one there; use the files that were made together"
+            "key_file has a key that the genesis does not know, and node {node} has another one there; use the files that were made together, or, if the key was changed since and the data directory is new, have the key as next_key_file too: then the node follows until it knows of the change"
         ),
     })
 }

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use quorate_certificate::{
     BodyKind, ChainId, Header, Motion, NewKey, Scheme, ValidatorChange, body_hash,
 };
-use quorate_driver_quorum::evidence_in;
 use quorate_driver_quorum::simulation::{self, Ballot};
-use quorate_replicator::{AdminError, NodeId, Role};
-
-use quorate_storage::Body;
+use quorate_driver_quorum::{QuorumConfig, QuorumDriver, Setup, evidence_in};
+use quorate_engine::engine::{EngineDriver, Opening, Output};
+use quorate_replicator::{AdminError, GroupId, NodeId, Role};
+use quorate_storage::{Body, Recovered};
 use table::{Table, key, next_key};
 
 fn chain(table: &Table) -> ChainId {
@@ -98,6 +98,31 @@ fn a_validator_signs_with_its_next_key_from_the_height_on_from_which_it_is_known
     table.offer();
     table.settle(&[2, 3, 4]);
     assert_eq!(table.audit(4).epoch, 1);
+}
+
+/// The genesis does not know its key, nor does an empty directory say that it was changed.
+#[test]
+fn who_has_another_key_than_the_genesis_says_and_an_empty_disk_says_so() {
+    let genesis = Table::new(Scheme::Ed25519).genesis;
+    let open = |is_changed: bool| {
+        let mut setup = Setup::new(genesis.clone(), next_key(Scheme::Ed25519, 2));
+        setup.next_key = is_changed.then(|| next_key(Scheme::Ed25519, 2));
+        let driver = QuorumDriver::with_setups([(NodeId::new(2), setup)]);
+        let opening = Opening {
+            group: GroupId::new(0),
+            node: NodeId::new(2),
+            members: (1..=4).map(NodeId::new).collect(),
+            incarnation: [2; 16],
+            seed: 2,
+            checkpoint: None,
+            log: Recovered::default(),
+        };
+        driver.open(&QuorumConfig::default(), opening, &mut Output::default())
+    };
+    let refused = open(false).unwrap_err();
+    assert!(refused.contains("have the key as next_key_file too"), "{refused}");
+    let status = open(true).unwrap().status();
+    assert!(status.reason.is_some_and(|reason| reason.contains("has not the key")));
 }
 
 #[test]

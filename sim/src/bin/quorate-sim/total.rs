@@ -1,7 +1,7 @@
 //! What all seeds together saw.
 
 use quorate_sim::{
-    ClusterReport, QuorumSubject, RaftSubject, Report, Scenario, Subject, Violation, run,
+    Changed, ClusterReport, QuorumSubject, RaftSubject, Report, Scenario, Subject, Violation, run,
     run_cluster,
 };
 
@@ -47,6 +47,11 @@ impl Total {
         })
     }
 
+    /// Whether another life of the same seed may differ.
+    pub(crate) const fn is_random(&self) -> bool {
+        matches!(self, Self::Cluster(ClusterReport { is_random: true, .. }))
+    }
+
     pub(crate) fn add(&mut self, other: &Self) {
         match (self, other) {
             (Self::Local(total), Self::Local(other)) => total.add(other),
@@ -75,9 +80,10 @@ impl Total {
                 (total.frames, faults, words)
             }
             Self::Cluster(total) => {
+                let kinds = kinds(&total.changed);
                 let words = format!(
                     "{} frames, {} answers, {} reads, {} calls judged, {} faults ({} power cuts, {} lost disks), {} of {} messages lost, \
-                     {} starts, {} terms, {} changes of members, {} checkpoints, {} snapshots installed, \
+                     {} starts, {} terms, {} changes of members{kinds}, {} checkpoints, {} snapshots installed, \
                      {} subscribers cut off, {} outcomes unknown for ever, {} s of virtual time, \
                      slowest convergence {:.2} times the patience; \
                      {} pieces of evidence, {} changed certificates refused, latest round {}",
@@ -107,4 +113,15 @@ impl Total {
             }
         }
     }
+}
+
+/// Changes of validators in words; nothing of members of another kind.
+fn kinds(changed: &Changed) -> String {
+    if changed.all() == 0 {
+        return String::new();
+    }
+    format!(
+        " ({} added, {} removed, {} of power, {} of keys, {} of schemes)",
+        changed.added, changed.removed, changed.weighed, changed.rekeyed, changed.schemes
+    )
 }

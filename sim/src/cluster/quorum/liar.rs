@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_certificate::{BodyKind, ChainId, SigningKey, ValueId, body_hash};
+use quorate_certificate::{BodyKind, ChainId, SigningKey, ValidatorSet, ValueId, body_hash};
 use quorate_driver_quorum::simulation::{self, Ballot, Heard};
 use quorate_engine::engine::{
     Deliver, Demand, Engine, EngineStatus, Input, Message, Now, Outgoing, Output, Placed,
@@ -13,7 +13,7 @@ use quorate_engine::{BatchEncoder, BatchHead, DecodedBatch};
 use quorate_replicator::{LogTime, NodeId};
 use quorate_storage::Body;
 
-use super::Scenario;
+use super::{Keyring, Scenario};
 
 /// How often a liar says something that nobody asked for.
 const MAKES_UP_EVERY: Duration = Duration::from_millis(50);
@@ -31,7 +31,11 @@ pub(in crate::cluster) struct Lies {
     pub(super) chain: ChainId,
     /// Another cluster with the same keys.
     pub(super) foreign: ChainId,
-    pub(super) keys: Vec<Arc<SigningKey>>,
+    pub(super) keyring: Keyring,
+    /// The validators of the beginning.
+    pub(super) founders: ValidatorSet,
+    /// All who may ever be validators.
+    pub(super) nodes: Vec<NodeId>,
 }
 
 /// An engine that lies.
@@ -47,6 +51,8 @@ pub(in crate::cluster) struct Liar {
     next_made_up: Now,
     /// The newest height that it knows to be decided, and the log time of that batch.
     decided: (u64, LogTime),
+    /// Where the group stands after that height.
+    mark: Bytes,
     /// The last batch that was proposed to it.
     proposed: Option<ValueId>,
 }
@@ -68,13 +74,25 @@ impl Liar {
             heard: Vec::new(),
             next_made_up: Now::ZERO,
             decided: (0, LogTime::ZERO),
+            mark: Bytes::new(),
             proposed: None,
         }
     }
 
-    fn key(&self) -> Option<&SigningKey> {
-        let place = usize::try_from(self.node.number()).ok()?.checked_sub(1)?;
-        self.lies.keys.get(place).map(Arc::as_ref)
+    /// With what it signs, and in which epoch: at times with what counts no more, if there is such.
+    fn key(&mut self) -> Option<(u64, Arc<SigningKey>)> {
+        let Lies { chain, keyring, founders, .. } = &self.lies;
+        let sets = simulation::validators_after(chain, &self.mark);
+        let set = sets.as_ref().map_or(founders, |[next, _]| next);
+        let known = set.get(self.node.number());
+        let key = known.and_then(|known| keyring.of(self.node, &known.key));
+        let old = (set.epoch() > 0).then(|| keyring.outdated(self.node, set)).flatten();
+        match (key, old) {
+            (Some(key), None) => Some((set.epoch(), key)),
+            (Some(key), Some(_)) if self.random.u8(..8) > 0 => Some((set.epoch(), key)),
+            (_, Some(old)) => Some((set.epoch() - u64::from(self.random.bool()), old)),
+            (None, None) => None,
+        }
     }
 
     fn hear(&mut self, message: &Message) {
@@ -138,21 +156,22 @@ impl Liar {
 
     /// Something else than what it says, signed as well; none if it says nothing that binds it.
     fn contradict(&mut self, heard: Option<Heard>) -> Option<Message> {
-        let key = Arc::clone(self.lies.keys.get(self.node.number() as usize - 1)?);
+        let heard = heard?;
+        let (epoch, key) = self.key()?;
         let chain = &self.lies.chain;
-        match heard? {
+        match heard {
             Heard::Vote(ballot) => {
                 let other = self.proposed.filter(|other| Some(*other) != ballot.value);
                 let made_up = ballot.value.is_none().then(|| [self.random.u8(..); 32]);
                 let value = if self.random.bool() { other } else { made_up };
                 let value = value.filter(|_| self.random.u8(..4) > 0);
                 let ballot = Ballot { value, ..ballot };
-                simulation::vote(chain, (chain, 0), &ballot, &key)
+                simulation::vote(chain, (chain, epoch), &ballot, &key)
             }
             Heard::Proposal { round, header, .. } => {
                 let mut header = *header?;
                 (header.kind, header.body) = (BodyKind::Empty, body_hash(BodyKind::Empty, &[]));
-                simulation::proposal((chain, 0), round, &header, &Body::Empty, &key)
+                simulation::proposal((chain, epoch), round, &header, &Body::Empty, &key)
             }
             _ => None,
         }
@@ -199,7 +218,7 @@ impl Liar {
     fn hide(&self, to: usize, heard: Option<Heard>) -> bool {
         match heard {
             Some(Heard::Vote(Ballot { is_precommit, height, value: Some(_), .. })) => {
-                !is_precommit && height as usize % self.lies.keys.len() + 1 == to
+                !is_precommit && height as usize % self.lies.nodes.len() + 1 == to
             }
             _ => true,
         }
@@ -228,8 +247,9 @@ impl Liar {
             value: self.proposed,
             line: Bytes::new(),
         };
+        let (epoch, key) = self.key()?;
         let Lies { chain, foreign, .. } = &self.lies;
-        simulation::vote(chain, (foreign, 0), &ballot, self.key()?)
+        simulation::vote(chain, (foreign, epoch), &ballot, &key)
     }
 
     /// A vote, rightly signed, for a round or a height that is far off.
@@ -247,7 +267,8 @@ impl Liar {
             value: self.random.bool().then(|| [self.random.u8(..); 32]),
             line: Bytes::new(),
         };
-        simulation::vote(&self.lies.chain, (&self.lies.chain, 0), &ballot, self.key()?)
+        let (epoch, key) = self.key()?;
+        simulation::vote(&self.lies.chain, (&self.lies.chain, epoch), &ballot, &key)
     }
 }
 
@@ -267,8 +288,9 @@ impl Engine for Liar {
     fn settle(&mut self, now: Now, out: &mut Output) {
         self.engine.settle(now, out);
         for delivery in &out.deliveries {
-            if let Deliver::Batch { entry, .. } = &delivery.what {
+            if let Deliver::Batch { entry, mark, .. } = &delivery.what {
                 self.decided.0 = entry.index;
+                self.mark = mark.clone();
                 if let Body::Frames(bytes) = &entry.body
                     && let Ok(batch) = DecodedBatch::decode(bytes)
                 {
@@ -285,10 +307,8 @@ impl Engine for Liar {
         }
         if now >= self.next_made_up {
             self.next_made_up = now + MAKES_UP_EVERY;
-            let to: Vec<_> = (1..=self.lies.keys.len() as u64)
-                .map(NodeId::new)
-                .filter(|node| *node != self.node)
-                .collect();
+            let nodes = self.lies.nodes.iter().copied();
+            let to: Vec<_> = nodes.filter(|node| *node != self.node).collect();
             for message in self.make_up() {
                 out.sends.push(Outgoing { to: to.clone(), after: 0, urgent: true, message });
             }
