@@ -22,6 +22,10 @@ const PLANTED: &[(Fault, &str)] = &[
     (Fault::IgnoresReusedIds, "rejected as IdReused"),
     (Fault::AppliesBelowSettled, "a serial below settled is refused as SessionEnded"),
     (Fault::KeepsClosedSessions, "a session that was closed is refused as SessionEnded"),
+    (
+        Fault::OpensClosedSessions,
+        "the opening of a session that was closed is refused as SessionEnded",
+    ),
     (Fault::KeepsLongReplies, "longer ones are Forgotten"),
     (Fault::KeepsAnyNumberUnsettled, "refused as Overloaded"),
     (Fault::IgnoresValidUntil, "rejected as Expired"),

@@ -19,7 +19,7 @@ use crate::verdict::Verdict;
 /// Limits of a session table. They are part of replicated state's rules: all nodes of a group use the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionLimits {
-    /// Most live sessions.
+    /// Most live sessions, and most ended ones that are remembered.
     pub sessions_max: usize,
     /// Most decided serials of one session that are not settled.
     pub unsettled_max: usize,
@@ -46,20 +46,34 @@ impl Default for SessionLimits {
 /// 1. A live session is never evicted to make room.
 /// 2. A serial is in the table, or below `settled`, or was never decided.
 /// 3. A session ends by its own frame, or `idle_ms` after its last one, in log time.
-/// 4. One that ended by its own frame is remembered for as long: a late copy of its opening must not bring it back, or late copies
-///    of its frames would happen again.
+/// 4. However one ended, its id is remembered until so many others have ended after it: a late copy of its opening must not bring it back,
+///    or late copies of its frames would happen again. No time is long enough for that, since a copy may wait for as long as a
+///    process stands still.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     limits: SessionLimits,
-    /// Found by a hash that is keyed at random, since clients choose the ids.
-    table: HashMap<SessionId, Kept, foldhash::fast::RandomState>,
+    /// Those that live.
+    table: Table<Kept>,
     /// A moment for each session at which to look whether it has ended; never after its end. Moved only when it is
     /// reached, so that a busy session costs nothing here.
     looks: BTreeSet<(LogTime, SessionId)>,
-    /// Those that were closed, by when: what is remembered of them goes first when there is no room.
-    closed: BTreeSet<(LogTime, SessionId)>,
-    /// Sessions changed or ended since the last checkpoint.
+    /// Those that have ended.
+    ended: Table<Ended>,
+    /// The same by when: the oldest is forgotten first when there is no room.
+    by_end: BTreeSet<(LogTime, SessionId)>,
+    /// Sessions changed, ended or forgotten since the last checkpoint.
     changed: Vec<SessionId>,
+}
+
+/// Found by a hash that is keyed at random, since clients choose the ids.
+type Table<T> = HashMap<SessionId, T, foldhash::fast::RandomState>;
+
+/// What is remembered of a session that has ended.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    at: LogTime,
+    /// Whether the next checkpoint must write it.
+    changed: bool,
 }
 
 /// A session and whether the next checkpoint must write it.
@@ -117,13 +131,19 @@ pub(crate) enum Lookup {
 
 impl Sessions {
     pub(crate) fn new(limits: SessionLimits) -> Self {
-        let (looks, closed) = (BTreeSet::new(), BTreeSet::new());
-        Self { limits, table: HashMap::default(), looks, closed, changed: Vec::new() }
+        Self {
+            limits,
+            table: Table::default(),
+            looks: BTreeSet::new(),
+            ended: Table::default(),
+            by_end: BTreeSet::new(),
+            changed: Vec::new(),
+        }
     }
 
     /// How many are live.
     pub(crate) fn len(&self) -> usize {
-        self.table.len() - self.closed.len()
+        self.table.len()
     }
 
     /// Ends the sessions that were not used for too long at `now`.
@@ -135,29 +155,32 @@ impl Sessions {
             let Some(kept) = self.table.get(&id) else { continue };
             let end = kept.session.last_used.plus_ms(self.limits.idle_ms);
             if end <= now {
-                self.forget(id);
+                self.end(id, now);
             } else {
                 self.looks.insert((end, id));
             }
         }
     }
 
-    fn forget(&mut self, id: SessionId) {
-        let Some(kept) = self.table.remove(&id) else { return };
-        if !kept.changed {
+    /// Ends a session; false if it does not live.
+    fn end(&mut self, id: SessionId, now: LogTime) -> bool {
+        let Some(Kept { changed, .. }) = self.table.remove(&id) else { return false };
+        if !changed {
             self.changed.push(id);
         }
-        if kept.session.is_closed() {
-            self.closed.remove(&(kept.session.last_used, id));
+        self.ended.insert(id, Ended { at: now, changed: true });
+        self.by_end.insert((now, id));
+        if self.ended.len() > self.limits.sessions_max {
+            self.forget_oldest();
         }
+        true
     }
 
-    /// Ends a live session by its own frame; false if there is none.
-    fn close(&mut self, id: SessionId, now: LogTime) -> bool {
-        let Some(session) = self.change(id, now) else { return false };
-        session.close();
-        self.closed.insert((now, id));
-        true
+    fn forget_oldest(&mut self) {
+        let Some((_, id)) = self.by_end.pop_first() else { return };
+        if self.ended.remove(&id).is_some_and(|ended| !ended.changed) {
+            self.changed.push(id);
+        }
     }
 
     /// Judges one frame at its place, and notes it as decided where that is what the verdict says. The reply of a
@@ -175,7 +198,7 @@ impl Sessions {
         match frame.role() {
             FrameRole::OpenSession => self.open(frame.id.session, place, now),
             FrameRole::CloseSession => {
-                if self.close(frame.id.session, now) {
+                if self.end(frame.id.session, now) {
                     Verdict::Session
                 } else {
                     Verdict::SessionEnded
@@ -194,14 +217,11 @@ impl Sessions {
         if self.change(id, now).is_some() {
             return Verdict::Session;
         }
-        if self.table.contains_key(&id) {
+        if self.ended.contains_key(&id) {
             return Verdict::SessionEnded;
         }
         if self.table.len() >= self.limits.sessions_max {
-            let Some((_, oldest)) = self.closed.first().copied() else {
-                return Verdict::NoRoom(Resource::Sessions, self.limits.sessions_max as u64);
-            };
-            self.forget(oldest);
+            return Verdict::NoRoom(Resource::Sessions, self.limits.sessions_max as u64);
         }
         let session = Session {
             opened: place,
@@ -218,7 +238,7 @@ impl Sessions {
 
     /// The session, if it lives, to be changed now.
     fn change(&mut self, id: SessionId, now: LogTime) -> Option<&mut Session> {
-        let kept = self.table.get_mut(&id).filter(|kept| !kept.session.is_closed())?;
+        let kept = self.table.get_mut(&id)?;
         if !kept.changed {
             kept.changed = true;
             self.changed.push(id);
@@ -238,16 +258,14 @@ impl Sessions {
     /// Keeps the reply of a frame that [`judge`](Self::judge) found fresh.
     pub(crate) fn reply(&mut self, id: FrameId, reply: &Bytes) {
         // The session or the serial may have gone in the same batch; its proposer wanted it so.
-        let kept = self.table.get_mut(&id.session).filter(|kept| !kept.session.is_closed());
-        let Some(kept) = kept else { return };
+        let Some(kept) = self.table.get_mut(&id.session) else { return };
         let limit = self.limits.reply_bytes_max;
         Arc::make_mut(&mut kept.session).reply(id.serial, reply, limit);
     }
 
     /// What became of a frame. With a hash, a frame of another payload was rejected.
     pub(crate) fn lookup(&self, group: GroupId, id: FrameId, hash: Option<PayloadHash>) -> Lookup {
-        let kept = self.table.get(&id.session).filter(|kept| !kept.session.is_closed());
-        let Some(Kept { session, .. }) = kept else { return Lookup::Ended };
+        let Some(Kept { session, .. }) = self.table.get(&id.session) else { return Lookup::Ended };
         match id.serial {
             FrameId::OPEN => {
                 return Lookup::Decided(Decision::Accept(Commit {
@@ -280,18 +298,22 @@ impl Sessions {
     /// What changed since the last call, to be encoded on another thread. Costs one reference for each session.
     pub(crate) fn begin_checkpoint(&mut self) -> SessionChanges {
         let changed = std::mem::take(&mut self.changed);
-        SessionChanges(
-            changed
-                .into_iter()
-                .map(|id| {
-                    let session = self.table.get_mut(&id).map(|kept| {
-                        kept.changed = false;
-                        Arc::clone(&kept.session)
-                    });
-                    (id, session)
-                })
-                .collect(),
-        )
+        SessionChanges(changed.into_iter().map(|id| (id, self.written(id))).collect())
+    }
+
+    /// What the next checkpoint writes of a session; it is not changed then.
+    fn written(&mut self, id: SessionId) -> Written {
+        if let Some(kept) = self.table.get_mut(&id) {
+            kept.changed = false;
+            return Written::Live(Arc::clone(&kept.session));
+        }
+        match self.ended.get_mut(&id) {
+            Some(ended) => {
+                ended.changed = false;
+                Written::Ended(ended.at)
+            }
+            None => Written::Forgotten,
+        }
     }
 
     /// Takes over one session of a checkpoint.
@@ -300,30 +322,23 @@ impl Sessions {
         let id = <[u8; 16]>::try_from(id).map_err(|_| damaged("its id is not 16 bytes".into()))?;
         let id = SessionId::new(id);
         let stored: StoredSession<'_> = codec::decode_all(bytes).map_err(damaged)?;
+        if stored.settled == EVERYTHING {
+            let at = LogTime::from_ms(stored.last_used);
+            self.ended.insert(id, Ended { at, changed: false });
+            self.by_end.insert((at, id));
+            return Ok(());
+        }
         let session = stored.restore().map_err(damaged)?;
         self.looks.insert((session.last_used.plus_ms(self.limits.idle_ms), id));
-        if session.is_closed() {
-            self.closed.insert((session.last_used, id));
-        }
         self.table.insert(id, Kept { session: Arc::new(session), changed: false });
         Ok(())
     }
 }
 
-/// What a closed session has settled: every serial that there is.
+/// What a session that has ended is stored to have settled: every serial that there is.
 const EVERYTHING: u64 = u64::MAX;
 
 impl Session {
-    const fn is_closed(&self) -> bool {
-        self.settled == EVERYTHING
-    }
-
-    fn close(&mut self) {
-        self.settled = EVERYTHING;
-        self.decided = VecDeque::new();
-        self.reply_bytes = 0;
-    }
-
     fn find(&self, serial: u64) -> Result<usize, usize> {
         // Serials mostly come in order, and then the place is at the end.
         match self.decided.back() {
@@ -451,9 +466,17 @@ impl Decided {
     }
 }
 
-/// Sessions that changed, as they were when a checkpoint began; those without a value have ended.
+/// Sessions that changed, as they were when a checkpoint began.
 #[derive(Debug)]
-pub(crate) struct SessionChanges(Vec<(SessionId, Option<Arc<Session>>)>);
+pub(crate) struct SessionChanges(Vec<(SessionId, Written)>);
+
+#[derive(Debug)]
+enum Written {
+    Live(Arc<Session>),
+    /// At this log time.
+    Ended(LogTime),
+    Forgotten,
+}
 
 impl SessionChanges {
     /// As pairs of a checkpoint, with `key` in front of each session's id.
@@ -461,8 +484,11 @@ impl SessionChanges {
         self.0.into_iter().map(move |(id, session)| {
             let key: Vec<u8> = std::iter::once(key).chain(id.bytes()).collect();
             match session {
-                Some(session) => Pair::put(key, codec::encode(&StoredSession::of(&session))),
-                None => Pair::remove(key),
+                Written::Live(session) => {
+                    Pair::put(key, codec::encode(&StoredSession::of(&session)))
+                }
+                Written::Ended(at) => Pair::put(key, codec::encode(&StoredSession::ended(at))),
+                Written::Forgotten => Pair::remove(key),
             }
         })
     }
@@ -517,6 +543,12 @@ impl<'a> StoredSession<'a> {
             settled: session.settled,
             decided: decided.collect(),
         }
+    }
+
+    /// One that ended at this log time.
+    const fn ended(at: LogTime) -> Self {
+        let last_used = at.as_ms();
+        Self { opened: Place(0, 0, 0), last_used, settled: EVERYTHING, decided: Vec::new() }
     }
 
     fn restore(self) -> Result<Session, String> {

@@ -63,6 +63,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Bad lines that are shown; the rest are counted.
 const BAD_SHOWN_MAX: usize = 100;
 
+/// Its session cannot be opened again, or nobody could know what happened twice.
+const SESSION_GONE: &str = "the session of the unfinished import has ended, because the node served others for so long; what was \
+                            imported is there; import the file from its first line with --anew";
+
 /// What cannot be read again cannot be resumed.
 const NOT_A_FILE: &str = "only a regular file can be imported, since it is read again when the import goes on after a \
                           kill; save the lines to a file first";
@@ -316,10 +320,7 @@ impl Import<'_> {
         // No line has this number, so only a session that is gone has forgotten it.
         let mut kept = FrameId::CLOSE - 1;
         if self.is_settled(shard, kept).await? {
-            return Err(Failure::service(
-                "the session of the unfinished import has ended, because the node served others for so long; what \
-                 was imported is there; import the file from its first line with --anew",
-            ));
+            return Err(Failure::service(SESSION_GONE));
         }
         let mut settled = 0;
         // Double the step first: files have few lines among the numbers that there are.
@@ -371,6 +372,7 @@ impl Import<'_> {
                 Ok(Decision::Reject(rejection)) => return Err(Failure::service(rejection)),
                 Ok(Decision::Timeout | Decision::Undecided) => "no decision in time".to_string(),
                 Err(error) if passes(&error) => error.to_string(),
+                Err(ProposeError::SessionEnded) => return Err(Failure::service(SESSION_GONE)),
                 Err(error) => return Err(Failure::service(error)),
             };
             if Instant::now() > deadline {

@@ -15,6 +15,7 @@ use quorate::*;
 /// What is known of one session.
 #[derive(Debug, Default)]
 struct Known {
+    closed: bool,
     settled: u64,
     decided: BTreeMap<u64, Decision>,
 }
@@ -40,15 +41,15 @@ impl State {
 
     fn decide(&mut self, frame: &Frame) -> Result<Decision, ProposeError> {
         if frame.role() == FrameRole::OpenSession {
-            self.sessions.entry(frame.id.session).or_default();
-            return Ok(self.accept());
+            let known = self.sessions.entry(frame.id.session).or_default();
+            return if known.closed { Err(ProposeError::SessionEnded) } else { Ok(self.accept()) };
         }
         let place = self.accept();
-        let Some(known) = self.sessions.get_mut(&frame.id.session) else {
+        let Some(known) = self.sessions.get_mut(&frame.id.session).filter(|it| !it.closed) else {
             return Err(ProposeError::SessionEnded);
         };
         if frame.role() == FrameRole::CloseSession {
-            self.sessions.remove(&frame.id.session);
+            known.closed = true;
             return Ok(place);
         }
         known.settled = known.settled.max(frame.settled);
@@ -103,7 +104,7 @@ impl Scripted {
 
     /// Ends all sessions, as time without use does.
     pub(crate) fn end_sessions(&self) {
-        self.0.lock().unwrap().sessions.clear();
+        self.0.lock().unwrap().sessions.values_mut().for_each(|known| known.closed = true);
     }
 
     /// Every frame that was applied, in order.
@@ -156,7 +157,7 @@ impl Replicator for Scripted {
         _within: Duration,
     ) -> Result<Decision, ReadError> {
         let state = self.0.lock().unwrap();
-        match state.sessions.get(&id.session) {
+        match state.sessions.get(&id.session).filter(|known| !known.closed) {
             Some(known) if id.serial >= known.settled => {
                 Ok(known.decided.get(&id.serial).cloned().unwrap_or(Decision::Undecided))
             }

@@ -34,7 +34,8 @@ impl Frame {
     }
 
     /// The frame that opens `session` in the group that `shard` belongs to, or renews it there: it can be
-    /// repeated at will.
+    /// repeated at will. A session that has ended is not opened again: the answer is
+    /// [`SessionEnded`](crate::ProposeError::SessionEnded), and another one needs another id.
     pub fn open_session(session: SessionId, shard: ShardKey) -> Self {
         Self::new(FrameId { session, serial: FrameId::OPEN }, shard, Bytes::new())
     }

@@ -30,7 +30,7 @@ pub const SESSION_UNSETTLED_MAX: usize = 1024;
 /// [`SESSIONS_MAX`] it bounds what sessions cost; replies beyond it are forgotten, the oldest first.
 pub const SESSION_REPLY_BYTES_MAX: usize = 64 << 10;
 
-/// Most live sessions of one group.
+/// Most live sessions of one group, and most ended ones that it remembers, so that none of them is opened again.
 pub const SESSIONS_MAX: usize = 100_000;
 
 /// Log time without use, in milliseconds, after which a session ends.

@@ -111,10 +111,15 @@ impl Session {
             let opened = self.open(&attempt.frame, left).await;
             if !matches!(opened, Ok(true)) {
                 trial.end(false);
-                return Err(match opened {
-                    Ok(_) => attempt.unknown(None),
-                    Err(error) => attempt.failed(error),
-                });
+                match opened {
+                    // An opening whose answer was lost had opened it, and then nothing came for too long.
+                    Err(ProposeError::SessionEnded) if Instant::now() < deadline => {
+                        attempt = attempt.renewed()?;
+                        continue;
+                    }
+                    Ok(_) => return Err(attempt.unknown(None)),
+                    Err(error) => return Err(attempt.failed(error)),
+                }
             }
             attempt.frame.settled = self.settled(attempt.frame.id);
             let left = deadline.saturating_duration_since(Instant::now());
@@ -125,12 +130,7 @@ impl Session {
                 Ok(Decision::Reject(rejection)) => return Err(SessionError::Rejected(rejection)),
                 Ok(Decision::Timeout | Decision::Undecided) => return Err(attempt.unknown(None)),
                 Err(ProposeError::SessionEnded) if Instant::now() < deadline => {
-                    let renewed = attempt.ticket.renew(attempt.frame.id).map_err(|error| {
-                        SessionError::Propose(ProposeError::Invalid { reason: error.to_string() })
-                    })?;
-                    if !renewed {
-                        return Err(attempt.failed(ProposeError::SessionEnded));
-                    }
+                    attempt = attempt.renewed()?;
                 }
                 Err(error) => return Err(attempt.failed(error)),
             }
@@ -154,7 +154,7 @@ impl Session {
             if !state.opened.contains(&self.replicator.group(shard)) {
                 return Ok(());
             }
-            // Under the old id, opened again, an attempt from before could be applied a second time.
+            // A session that was closed is never opened again.
             state.renew().map_err(|error| ProposeError::Invalid { reason: error.to_string() })?
         };
         self.replicator.propose(Frame::close_session(id, shard.clone()), within).await.map(drop)
@@ -260,6 +260,17 @@ impl Attempt {
 
     fn unknown(self, error: Option<ProposeError>) -> SessionError {
         SessionError::Unknown { attempt: Box::new(self), error }
+    }
+
+    /// With a new id, because its session is over. An error if it may have happened under the old one.
+    fn renewed(self) -> Result<Self, SessionError> {
+        match self.ticket.renew(self.frame.id) {
+            Ok(true) => Ok(self),
+            Ok(false) => Err(self.failed(ProposeError::SessionEnded)),
+            Err(error) => {
+                Err(SessionError::Propose(ProposeError::Invalid { reason: error.to_string() }))
+            }
+        }
     }
 
     fn failed(self, error: ProposeError) -> SessionError {

@@ -1,7 +1,6 @@
 //! Clients: they open sessions, propose, repeat what has no answer, and settle what has one.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_conformance::linearizable::What;
@@ -59,8 +58,6 @@ pub(crate) struct Client {
     made: Vec<(FrameId, u32, What)>,
     open: BTreeMap<u64, Open>,
     requests: Vec<Request>,
-    /// Until then a copy of the frame that opened the session may be on its way.
-    opens_until: Duration,
     /// Frames whose outcome can never be known: their session ended while an attempt was open.
     pub(crate) orphans: u64,
     pub(crate) answered: u64,
@@ -81,7 +78,6 @@ impl Client {
             list_max,
             open: BTreeMap::new(),
             requests: Vec::new(),
-            opens_until: Duration::ZERO,
             orphans: 0,
             answered: 0,
         }
@@ -102,7 +98,6 @@ impl Client {
     pub(crate) fn next(
         &mut self,
         rng: &mut fastrand::Rng,
-        now: Duration,
         log_time: LogTime,
         call: u64,
     ) -> Option<Vec<Frame>> {
@@ -113,8 +108,7 @@ impl Client {
             }
             return self.again(call);
         }
-        // A copy of the opening frame that comes after the closing one would open the session anew, with nothing in it.
-        let may_close = self.open.is_empty() && self.next > 1 && now > self.opens_until;
+        let may_close = self.open.is_empty() && self.next > 1;
         if may_close && rng.u8(..20) == 0 {
             self.begin(vec![Frame::close_session(self.session(), shard)]);
         }
@@ -143,13 +137,6 @@ impl Client {
 
     fn open_max(&self) -> usize {
         OPEN_MAX.max(2 * self.list_max)
-    }
-
-    /// A call may take until then.
-    pub(crate) fn waits_until(&mut self, deadline: Duration) {
-        if !self.opened {
-            self.opens_until = self.opens_until.max(deadline);
-        }
     }
 
     fn frame(&mut self, rng: &mut fastrand::Rng, log_time: LogTime) -> Frame {

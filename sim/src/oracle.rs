@@ -8,6 +8,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use quorate_replicator::{
     Accepted, Commit, Decision, Frame, FrameId, GroupId, GroupStatus, LogTime, Position, Rejection,
+    SessionId,
 };
 
 use crate::judge::Judge;
@@ -58,6 +59,8 @@ pub(crate) struct Oracle {
     /// What an accept said of a frame; a repetition must say the same.
     acknowledged: BTreeMap<FrameId, (Position, Option<Bytes>)>,
     newest_acknowledged: Option<Position>,
+    /// Where each session was opened.
+    opened: HashMap<SessionId, Position>,
     /// The newest position that a read was answered with.
     newest_read: Option<Position>,
     /// What some subscriber was given where.
@@ -87,6 +90,7 @@ impl Oracle {
             proposed: HashMap::new(),
             acknowledged: BTreeMap::new(),
             newest_acknowledged: None,
+            opened: HashMap::new(),
             newest_read: None,
             order: BTreeMap::new(),
             place: HashMap::new(),
@@ -157,9 +161,11 @@ impl Oracle {
         if self.rejected.contains(&id) {
             return violation(format!("{id} was rejected, and then accepted"));
         }
-        if id.serial == FrameId::OPEN || id.serial == FrameId::CLOSE {
-            // A session that had ended is opened anew, at another place, and what ends one is not given to subscribers.
-            return Ok(());
+        match id.serial {
+            FrameId::OPEN => return self.opened(id.session, commit.position),
+            // What ends a session is not given to subscribers.
+            FrameId::CLOSE => return Ok(()),
+            _ => {}
         }
         self.newest_acknowledged = self.newest_acknowledged.max(Some(commit.position));
         let reply = commit.reply.bytes().cloned();
@@ -180,6 +186,24 @@ impl Oracle {
             Some(_) => {}
         }
         Ok(())
+    }
+
+    /// A session is opened once, and never comes back.
+    fn opened(&mut self, session: SessionId, position: Position) -> Checked {
+        match *self.opened.entry(session).or_insert(position) {
+            known if known == position => Ok(()),
+            known => violation(format!(
+                "session {session} was opened at {known} and again at {position}"
+            )),
+        }
+    }
+
+    /// Copies of frames that were answered: of one, or of what opened its session and of that one. Which is not drawn.
+    pub(crate) fn ghosts(&self, rng: &mut fastrand::Rng) -> Vec<Frame> {
+        let Some(frame) = self.ghost(rng) else { return Vec::new() };
+        let open = FrameId { serial: FrameId::OPEN, ..frame.id };
+        let open = self.proposed.get(&open).filter(|_| frame.id.serial % 2 == 0);
+        open.cloned().into_iter().chain([frame]).collect()
     }
 
     /// Some frame that was answered, as it was proposed first.

@@ -132,7 +132,7 @@ struct Scenario<'a> {
     calls: HashMap<u64, (usize, Vec<FrameId>)>,
     questions: HashMap<u64, (usize, FrameId)>,
     /// Late copies of answered frames.
-    ghosts: HashMap<u64, FrameId>,
+    ghosts: HashMap<u64, Vec<FrameId>>,
     /// Other payloads under the ids of answered frames.
     impostors: HashMap<u64, FrameId>,
     next_call: u64,
@@ -541,15 +541,18 @@ impl<'a> Scenario<'a> {
         self.propose_for(place);
     }
 
-    /// A copy of a frame that was answered long ago arrives late: it must not happen again.
+    /// A copy of a frame that was answered long ago arrives late, perhaps behind one of what opened its session: it must not happen again.
     fn propose_ghost(&mut self) {
-        let Some(frame) = self.oracle.ghost(&mut self.rng) else { return };
+        let frames = self.oracle.ghosts(&mut self.rng);
+        if frames.is_empty() {
+            return;
+        }
         let call = self.next_call;
         self.next_call += 1;
-        self.ghosts.insert(call, frame.id);
+        self.ghosts.insert(call, frames.iter().map(|frame| frame.id).collect());
         let deadline = self.now + Duration::from_millis(500);
         if let Some(node) = &mut self.node {
-            node.propose(vec![frame], deadline, call);
+            node.propose(frames, deadline, call);
             node.turn(self.now);
         }
     }
@@ -579,7 +582,7 @@ impl<'a> Scenario<'a> {
     fn propose_for(&mut self, place: usize) {
         let call = self.next_call;
         let frames = if self.faults_on {
-            self.clients[place].next(&mut self.rng, self.now, self.oracle.log_time(), call)
+            self.clients[place].next(&mut self.rng, self.oracle.log_time(), call)
         } else {
             self.clients[place].again(call)
         };
@@ -662,7 +665,7 @@ impl<'a> Scenario<'a> {
                     }
                     let (place, ids) = match self.calls.remove(&call) {
                         Some((place, ids)) => (Some(place), ids),
-                        None => (None, self.ghosts.remove(&call).into_iter().collect()),
+                        None => (None, self.ghosts.remove(&call).unwrap_or_default()),
                     };
                     match &answer {
                         Ok(decisions) => {

@@ -69,6 +69,7 @@ fn seeds_of_clusters_that_found_something_stay_clean() {
             "a frame was told to be refused by its session's end, and had been decided where a snapshot took the place of the log",
         ),
         (6642, "a checkpoint was lost whose directory could not be synced before a restart"),
+        (13, "a late copy of what opened a session brought it back, and its frames happened again"),
     ] {
         println!("seed {seed}: {found}");
         cluster_lives_through(seed);
@@ -101,6 +102,7 @@ fn seeds_that_found_something_stay_clean() {
         (1503, "a directory survived a power cut in one that did not"),
         (5942, "a rename that survived a power cut gave the name to another file"),
         (7267, "a subscriber read rejected frames of a log whose trimming was lost with the power"),
+        (19, "a late copy of what opened a session brought it back, and its frames happened again"),
     ] {
         println!("seed {seed}: {found}");
         live_through(seed);
@@ -133,7 +135,7 @@ fn no_scenario_of_validators_shows_a_violation() {
             total.add(&validators_live_through(*scenario, seed));
         }
     }
-    assert!(total.frames > 2500, "only {} frames were accepted", total.frames);
+    assert!(total.frames > 2000, "only {} frames were accepted", total.frames);
     assert!(total.faults > 100, "only {} faults came", total.faults);
     assert!(total.evidence > 0, "nobody was found to lie");
     assert!(total.refused > 100, "only {} changed certificates were refused", total.refused);
@@ -166,6 +168,11 @@ fn validators_change_while_anything_may_fail() {
 #[test]
 fn seeds_of_validators_that_found_something_stay_clean() {
     for (scenario, seed, found) in [
+        (
+            Scenario::Withhold,
+            56,
+            "a late copy of what opened a session brought it back, and its frames happened again",
+        ),
         (Scenario::Swarm, 1, "a vote left in a certificate before it was durable"),
         (Scenario::LyingPeer, 5, "the same"),
         (

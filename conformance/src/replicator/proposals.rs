@@ -247,6 +247,11 @@ pub async fn an_ended_session_refuses<F: ReplicatorFactory>(factory: &F) {
     let id = refused("a session that was closed", fixture.frame(session, 11, "x")).await;
     assert!(fixture.journals.lacks(id), "{}: SessionEnded does nothing", fixture.case);
     refused("a session that was closed", fixture.frame(session, 10, "x")).await;
+    // A copy of its opening must not bring it back: a copy of what was settled would happen again.
+    let opening = Frame::open_session(session, fixture.shard.clone());
+    refused("the opening of a session that was closed", opening).await;
+    let again = fixture.frame(session, 1, "x");
+    refused("a session that was closed", again).await;
     fixture.close().await;
 }
 

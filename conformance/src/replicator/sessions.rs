@@ -68,6 +68,16 @@ pub async fn a_session_goes_on_under_a_new_id<F: ReplicatorFactory>(factory: &F)
         "{}: a session takes a new id when the group has ended the old one",
         fixture.case
     );
+    // As if the answer to its opening had been lost, and the group had ended it since.
+    let session = self::session(&fixture);
+    let id = session.id();
+    fixture.accept(0, Frame::open_session(id, fixture.shard.clone())).await;
+    fixture.accept(0, Frame::close_session(id, fixture.shard.clone())).await;
+    assert!(
+        session.propose(&fixture.shard, "x", WAIT).await.is_ok() && session.id() != id,
+        "{}: a session takes a new id when it cannot be opened any more",
+        fixture.case
+    );
     fixture.close().await;
 }
 

@@ -34,6 +34,7 @@ pub(crate) enum Fault {
     IgnoresReusedIds,
     AppliesBelowSettled,
     KeepsClosedSessions,
+    OpensClosedSessions,
     KeepsLongReplies,
     KeepsAnyNumberUnsettled,
     IgnoresValidUntil,
@@ -149,6 +150,7 @@ struct Core {
     history: u64,
     log: Vec<(Accepted, LogTime)>,
     sessions: BTreeMap<SessionId, Kept>,
+    closed: BTreeSet<SessionId>,
     rejected: u64,
     /// Proposed at a node that is stalled.
     parked: Vec<Frame>,
@@ -170,6 +172,7 @@ impl Core {
             history: 0,
             log: Vec::new(),
             sessions: BTreeMap::new(),
+            closed: BTreeSet::new(),
             rejected: 0,
             parked: Vec::new(),
         }
@@ -208,11 +211,15 @@ impl Shared {
         core.log_time = core.log_time.max(LogTime::from_ms(now));
         match frame.role() {
             FrameRole::OpenSession => {
+                if core.closed.contains(&session) && self.fault != Fault::OpensClosedSessions {
+                    return Err(ProposeError::SessionEnded);
+                }
                 core.sessions.entry(session).or_default();
             }
             FrameRole::CloseSession => {
                 if self.fault != Fault::KeepsClosedSessions {
                     core.sessions.remove(&session);
+                    core.closed.insert(session);
                 }
             }
             FrameRole::Mutation => return self.mutate(core, frame),

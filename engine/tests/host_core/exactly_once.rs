@@ -252,10 +252,11 @@ fn a_session_that_was_stored_and_then_closed_stays_closed() {
     assert_eq!(desk.decide(frame(2, 1, "x")), Err(ProposeError::SessionEnded));
 }
 
-/// On its way through a cluster a frame can be copied, and a copy can come late.
+/// On its way through a cluster a frame can be copied, and a copy can come late: after its session was closed, or had ended for want of
+/// use, and however much time has passed since.
 #[test]
-fn late_copies_do_not_bring_a_closed_session_back() {
-    for store in [true, false] {
+fn late_copies_do_not_bring_an_ended_session_back() {
+    for (store, close) in [(true, true), (true, false), (false, true), (false, false)] {
         let mut config = config();
         config.sessions.idle_ms = 1000;
         config.checkpoint =
@@ -264,25 +265,35 @@ fn late_copies_do_not_bring_a_closed_session_back() {
         let (open, once) = (Frame::open_session(session(1), shard()), frame(1, 1, "once"));
         desk.decide(open.clone()).unwrap();
         accepted(desk.decide(once.clone()));
-        desk.decide(Frame::close_session(session(1), shard())).unwrap();
+        if close {
+            desk.decide(Frame::close_session(session(1), shard())).unwrap();
+        } else {
+            desk.pass(1001);
+            desk.open_session(2);
+        }
         while !desk.jobs.is_empty() {
             desk.store();
         }
         let mut desk = desk.restart(config);
-        assert_eq!(desk.decide(open.clone()), Err(ProposeError::SessionEnded));
+        let live = desk.core.status().sessions;
+        for _ in 0..2 {
+            assert_eq!(desk.decide(open.clone()), Err(ProposeError::SessionEnded));
+            assert_eq!(desk.decide(once.clone()), Err(ProposeError::SessionEnded));
+            assert_eq!(desk.core.status().sessions, live);
+            desk.pass(500);
+        }
+        desk.pass(1_000_000);
+        assert_eq!(desk.decide(open), Err(ProposeError::SessionEnded));
         assert_eq!(desk.decide(once), Err(ProposeError::SessionEnded));
-        assert_eq!(desk.core.status().sessions, 0);
-        // It is forgotten as one without use is.
-        desk.pass(2000);
-        assert!(matches!(desk.decide(open), Ok(Decision::Accept(_))));
     }
 }
 
 #[test]
-fn what_is_remembered_of_closed_sessions_makes_room() {
+fn so_many_ended_sessions_are_remembered_beside_those_that_live() {
     let mut config = config();
     config.sessions.sessions_max = 2;
-    let mut desk = Desk::open(config);
+    config.checkpoint = CheckpointPolicy { log_bytes: 1, ..config.checkpoint };
+    let mut desk = Desk::open(config.clone());
     for number in 1..=9 {
         desk.open_session(number);
         desk.decide(Frame::close_session(session(number), shard())).unwrap();
@@ -290,7 +301,17 @@ fn what_is_remembered_of_closed_sessions_makes_room() {
     }
     desk.open_session(20);
     desk.open_session(21);
+    while !desk.jobs.is_empty() {
+        desk.store();
+    }
+    let mut desk = desk.restart(config);
     assert_eq!(desk.core.status().sessions, 2);
+    let mut open = |number| desk.decide(Frame::open_session(session(number), shard()));
+    assert_eq!(open(8), Err(ProposeError::SessionEnded));
+    assert_eq!(open(9), Err(ProposeError::SessionEnded));
+    // More are not remembered.
+    let full = ProposeError::Overloaded { resource: Resource::Sessions, limit: 2 };
+    assert_eq!(open(7), Err(full));
 }
 
 fn refused(decision: Result<Decision, ProposeError>) -> String {

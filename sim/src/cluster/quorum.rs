@@ -290,8 +290,6 @@ fn tune(
     swarm.fault_every = swarm.patience / [1, 2, 4][rng.usize(..3)];
     swarm.think = MS * [10, 30, 60][rng.usize(..3)];
     swarm.settings.forward = true;
-    // Copies of frames wait at all validators for as long as a call may take: sessions outlive them, though clocks jump.
-    swarm.settings.session_idle_ms = swarm.settings.session_idle_ms.max(30_000);
     // Journals of a few rounds of long signatures fit into the first half of a segment.
     swarm.settings.log.segment_bytes = 1 << 20;
     swarm.settings.log.pinned_bytes_max = 8 << 20;

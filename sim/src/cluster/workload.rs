@@ -25,7 +25,7 @@ pub(super) enum Waits {
     /// Nobody any more; what the answer says must be true all the same.
     Nobody(Vec<FrameId>),
     /// Nobody: it is a copy of what was answered long ago.
-    Ghost(FrameId),
+    Ghost(Vec<FrameId>),
     /// Whoever took the id of another frame.
     Impostor(FrameId),
     /// Whoever wants to know whether this machine can commit.
@@ -119,7 +119,7 @@ impl Cluster<'_> {
     fn propose(&mut self, client: usize, place: usize) -> Checked {
         let call = self.call();
         let frames = if self.faults_on {
-            self.clients[client].next(&mut self.rng, self.now, self.oracle.log_time(), call)
+            self.clients[client].next(&mut self.rng, self.oracle.log_time(), call)
         } else {
             self.clients[client].again(call)
         };
@@ -131,8 +131,6 @@ impl Cluster<'_> {
         let ids = frames.iter().map(|frame| frame.id).collect();
         self.calls.insert(call, Waits::Client(client, ids));
         let within = self.within();
-        // What is forwarded may be held back on its way.
-        self.clients[client].waits_until(self.now + within + MS * 1000);
         self.submit(place, call, frames, within)
     }
 
@@ -149,13 +147,16 @@ impl Cluster<'_> {
         if self.faults_on { self.draw(MS * 20, election * 3) } else { election }
     }
 
-    /// A copy of a frame that was answered long ago arrives late: it must not happen again.
+    /// A copy of a frame that was answered long ago arrives late, perhaps behind one of what opened its session: it must not happen again.
     fn propose_ghost(&mut self, place: usize) -> Checked {
-        let Some(frame) = self.oracle.ghost(&mut self.rng) else { return Ok(()) };
+        let frames = self.oracle.ghosts(&mut self.rng);
+        if frames.is_empty() {
+            return Ok(());
+        }
         let call = self.call();
-        self.calls.insert(call, Waits::Ghost(frame.id));
+        self.calls.insert(call, Waits::Ghost(frames.iter().map(|frame| frame.id).collect()));
         let within = self.within();
-        self.submit(place, call, vec![frame], within)
+        self.submit(place, call, frames, within)
     }
 
     /// Somebody takes the id of a frame for another payload.
@@ -314,7 +315,7 @@ impl Cluster<'_> {
         let (client, ids) = match waits {
             Waits::Client(client, ids) => (Some(client), ids),
             Waits::Nobody(ids) => (None, ids),
-            Waits::Ghost(id) => (None, vec![id]),
+            Waits::Ghost(ids) => (None, ids),
             Waits::Impostor(id) => {
                 return match answer.as_deref() {
                     Ok([decision]) => self.oracle.impostor_answered(id, decision),
@@ -322,8 +323,12 @@ impl Cluster<'_> {
                 };
             }
             Waits::Probe(probed) => {
-                let accepted = matches!(answer.as_deref(), Ok([Decision::Accept(_)]));
-                self.probe_ended(probed, accepted);
+                // It has a session of its own: one that has ended since was opened before.
+                let decided = matches!(
+                    answer.as_deref(),
+                    Ok([Decision::Accept(_)]) | Err(ProposeError::SessionEnded)
+                );
+                self.probe_ended(probed, decided);
                 return Ok(());
             }
         };
