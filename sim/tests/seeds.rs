@@ -194,7 +194,7 @@ fn seeds_of_validators_that_found_something_stay_clean() {
 
 #[test]
 fn the_power_of_a_validator_may_fail_at_all_that_it_does() {
-    let stride = if budget(1) > 1 { 1 } else { 17 };
+    let stride = if budget(1) > 1 { 1 } else { 11 };
     let done = sweep_validators(0, stride).unwrap_or_else(|violation| panic!("{violation}"));
     println!("{} effects of a node, {} power cuts", done.operations, done.runs);
     assert!(done.operations > 50, "the workload hardly does anything");
