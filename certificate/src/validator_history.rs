@@ -127,6 +127,15 @@ impl ValidatorHistory {
         self.sets.iter().map(|(_, set)| set).find(|set| set.epoch() == epoch)
     }
 
+    /// The first height at which a node was a validator, and the one since which it is without a break, as far as changes are known; none
+    /// if it is none now.
+    pub fn since(&self, node: u64) -> Option<(u64, u64)> {
+        let is_there = |(_, set): &&(u64, ValidatorSet)| set.get(node).is_some();
+        let (since, _) = self.sets.iter().rev().take_while(is_there).last()?;
+        let (first, _) = self.sets.iter().find(is_there)?;
+        Some((*first, *since))
+    }
+
     /// The height of the newest change that it has; 0 before the first.
     pub const fn changed(&self) -> u64 {
         self.changed

@@ -205,6 +205,17 @@ impl Mark {
         if follows { Ok(history) } else { Err(MarkError::Validators) }
     }
 
+    /// The validators of all heights up to two after this one, for who has verified the mark before.
+    pub(crate) fn known_history(&self, genesis: &Genesis, group: u32) -> ValidatorHistory {
+        let mut history = ValidatorHistory::new(genesis, group);
+        let read: Result<(), MarkError> = self.changes.each(|Decided { header, body, .. }| {
+            let header = Header::decode(header).map_err(|_| Malformed("its header is none"))?;
+            history.apply(header.height, body).map_err(MarkError::Change)
+        });
+        assert_eq!(read, Ok(()), "changes are verified before they are kept");
+        history
+    }
+
     /// The place among the validators of who proposes first at the next height: who made the last one, for so many heights, and then
     /// the one after it.
     pub(crate) fn first(&self, rotate_every: u64) -> usize {

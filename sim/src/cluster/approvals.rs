@@ -183,11 +183,11 @@ impl Cluster<'_> {
     fn rekey(&mut self, base: &ValidatorSet, node: u64, scheme: Scheme) -> Checked<Option<NewKey>> {
         let Some(votes) = &self.votes else { return Ok(None) };
         let id = NodeId::new(node);
-        // Whoever may still have to sign for a height before needs the key of that.
+        // Whoever may still have to sign for a height before needs the key of that, also after a power cut.
         let in_force = votes.validators().changed() + 2;
         let follows = |place: usize| {
             let node = self.machines[place].node.as_ref();
-            node.is_some_and(|node| node.status().applied >= in_force)
+            node.is_some_and(|node| node.copies.decided() >= in_force)
         };
         let places: Vec<_> =
             (0..self.machines.len()).filter(|place| self.machines[*place].id == id).collect();

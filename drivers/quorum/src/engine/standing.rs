@@ -5,6 +5,8 @@
 //!   welcome (known directory, claim) <---
 //! ```
 //!
+//! Who became a validator after a node cannot know whether that had another directory before, and does not confirm one.
+//!
 //! A new directory votes when enough others have stored it as the one of its node: of any two such sets, one validator that keeps the rules is in
 //! both, so a second directory is not confirmed after a first one was. If others know another directory, this one is that of a node that lost
 //! its disk. It may have voted at any height up to the one after the last that a quorum has precommitted to, and votes from
@@ -134,14 +136,26 @@ impl QuorumEngine {
     /// A node tells which directory it has.
     pub(super) fn greeted(&mut self, from: NodeId, incarnation: Incarnation, out: &mut Output) {
         let known = self.standing.known.get(&from).copied();
-        if known.is_none() {
+        let is_new = known.is_none() && self.was_here_before(from);
+        if is_new {
             self.standing.known.insert(from, incarnation);
             self.gate = out.write(true, Record::State(self.standing.encode(&self.chain)));
         }
-        let is_that = known.is_none_or(|known| known == incarnation);
+        let is_that = is_new || known == Some(incarnation);
         let message = message::welcome(&self.chain, &incarnation, is_that, self.claim());
         // What is said here must be remembered.
         out.sends.push(Outgoing { to: vec![from], after: self.gate, urgent: true, message });
+    }
+
+    /// Whether this node has been a validator without a break since the other one became one for the first time: otherwise that one may have told
+    /// others of a directory, and not this node.
+    fn was_here_before(&self, other: NodeId) -> bool {
+        if self.mark.next_validators.epoch() == 0 {
+            return true;
+        }
+        let history = self.mark.known_history(&self.genesis, self.group);
+        let (own, its) = (history.since(self.node.number()), history.since(other.number()));
+        own.zip(its).is_some_and(|((_, since), (first, _))| since <= first)
     }
 
     /// A node answers under which directory it knows this one.
@@ -252,5 +266,85 @@ impl QuorumEngine {
                 )
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use quorate_certificate::{
+        BodyKind, Genesis, Header, Motion, Scheme, SigningKey, Validator, ValidatorChange,
+        body_hash,
+    };
+    use quorate_engine::engine::Opening;
+    use quorate_replicator::GroupId;
+    use quorate_storage::Recovered;
+
+    use super::*;
+    use crate::mark::Mark;
+    use crate::message::Said;
+    use crate::{QuorumConfig, Setup};
+
+    fn key(node: u64) -> SigningKey {
+        SigningKey::from_bytes(&[vec![1], vec![node as u8; 32]].concat()).unwrap()
+    }
+
+    /// What a node, one of four or the fifth that came later, says of the directory that another one has.
+    fn confirms(node: u64, other: u64) -> bool {
+        let validator = |node| Validator { node, power: 1, key: key(node).public().clone() };
+        let all = (1..=4).map(validator).collect();
+        let (model, scheme) = (FaultModel::Byzantine, Scheme::Ed25519);
+        let genesis = Genesis::new([7; 16], model, scheme, 500, all).unwrap();
+        let chain = genesis.chain(0);
+        let add = ValidatorChange::add(&genesis.key_chain(), 5, 1, &key(5)).unwrap();
+        let body = Motion::new(vec![add.clone()], Vec::new()).unwrap().body(&[]).encode();
+        let before = Mark::genesis(&genesis, &chain);
+        let header = Header {
+            height: 1,
+            previous: before.value,
+            proposer: 1,
+            validators: before.validators.digest(),
+            next_validators: before.next_validators.digest(),
+            state_index: 0,
+            state: [0; 32],
+            kind: BodyKind::Members,
+            body: body_hash(BodyKind::Members, &body),
+        };
+        let changed = before.validators.change(&genesis.key_chain(), &[add]).unwrap();
+        let opening = Opening {
+            group: GroupId::new(0),
+            node: NodeId::new(node),
+            members: (1..=4).map(NodeId::new).collect(),
+            incarnation: [node as u8; 16],
+            seed: 1,
+            checkpoint: None,
+            log: Recovered::default(),
+        };
+        let timing = QuorumConfig::default().check().unwrap();
+        let setup = Setup::new(genesis, Arc::new(key(node)));
+        let mut out = Output::default();
+        let mut engine = QuorumEngine::open(1000, timing, setup, opening, &mut out).unwrap();
+        let head = Bytes::from(header.encode());
+        engine.mark = before.after(&header, head, Bytes::new(), Some((&body, changed)));
+        out = Output::default();
+        engine.greeted(NodeId::new(other), [9; 16], &mut out);
+        // A second time is as the first.
+        engine.greeted(NodeId::new(other), [9; 16], &mut out);
+        let answers = out.sends.iter().map(|send| match Said::decode(&chain, &send.message) {
+            Ok(Said::Welcome { is_that, .. }) => is_that,
+            _ => panic!("it answers"),
+        });
+        let answers: Vec<_> = answers.collect();
+        assert_eq!(answers.len(), 2);
+        assert_eq!(answers[0], answers[1]);
+        answers[0]
+    }
+
+    /// What others were told before this node came, it does not know: a disk that was lost is no new one.
+    #[test]
+    fn who_came_later_confirms_no_directory_of_who_was_there_before() {
+        assert!(confirms(2, 1) && confirms(2, 5));
+        assert!(!confirms(5, 1));
     }
 }
