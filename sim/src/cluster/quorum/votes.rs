@@ -174,12 +174,13 @@ impl Votes {
     }
 
     /// After how many times its patience a healed group must have converged. A liar may waste each round that is its own, and rounds
-    /// become longer; and a node whose disk was lost votes two heights later than it hears of.
+    /// become longer; and a node whose disk was lost votes two heights later than it hears of. The slowest of 1,200 lives took 9.8 times
+    /// it, half of them less than once.
     pub(in crate::cluster) fn converges_within(&self) -> u32 {
         if self.of.liars.is_empty() && self.lost.is_empty() {
             crate::cluster::CONVERGES_WITHIN
         } else {
-            30
+            15
         }
     }
 
