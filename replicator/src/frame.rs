@@ -5,7 +5,8 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{LogTime, ShardKey};
+use crate::limits::FRAME_OVERHEAD_BYTES;
+use crate::{CallSignature, LogTime, ShardKey};
 
 /// One proposed mutation of one shard.
 ///
@@ -25,12 +26,15 @@ pub struct Frame {
     /// If the frame has not been decided by this log time, it is decided as
     /// [`Rejection::Expired`](crate::Rejection::Expired).
     pub valid_until: Option<LogTime>,
+    /// Where the group wants frames signed: the signature of the run that begins with this frame. None of those that follow in a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<Box<CallSignature>>,
 }
 
 impl Frame {
     /// A frame that is valid for ever and settles nothing.
     pub fn new(id: FrameId, shard: ShardKey, payload: impl Into<Bytes>) -> Self {
-        Self { id, settled: 0, shard, payload: payload.into(), valid_until: None }
+        Self { id, settled: 0, shard, payload: payload.into(), valid_until: None, signed: None }
     }
 
     /// The frame that opens `session` in the group that `shard` belongs to, or renews it there: it can be
@@ -43,6 +47,16 @@ impl Frame {
     /// The frame that ends `session` in the group that `shard` belongs to.
     pub fn close_session(session: SessionId, shard: ShardKey) -> Self {
         Self::new(FrameId { session, serial: FrameId::CLOSE }, shard, Bytes::new())
+    }
+
+    /// What it counts against limits in bytes, without its signature: the payload, and what names it.
+    pub fn cost(&self) -> usize {
+        self.payload.len() + self.shard.as_str().len() + FRAME_OVERHEAD_BYTES
+    }
+
+    /// How many frames, from this one on, are decided together or not at all.
+    pub fn run(&self) -> usize {
+        self.signed.as_ref().map_or(1, |signed| (signed.frames as usize).max(1))
     }
 
     /// What the serial makes of this frame.

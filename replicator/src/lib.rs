@@ -40,6 +40,7 @@ mod position;
 mod replicator;
 mod session;
 mod shard_key;
+mod signing;
 mod status;
 mod transport;
 
@@ -66,6 +67,7 @@ pub use position::{Cursor, Position, Scope};
 pub use replicator::{AcceptedStream, Replicator, ReplicatorExt};
 pub use session::{Attempt, Session, SessionError};
 pub use shard_key::{NameError, ShardKey};
+pub use signing::{CallSignature, Signer};
 pub use status::{Durability, GroupStatus, Health, PeerStatus, Role, Status};
 pub use transport::{
     BulkError, BulkId, BulkOffer, BulkSink, BulkSource, Channel, Inbound, PeerState, SendError,

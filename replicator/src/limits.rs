@@ -53,3 +53,15 @@ pub const GROUPS_MAX: u32 = SLOTS;
 
 /// Most bytes of one transport message: a full batch of one largest frame, with its heads.
 pub const MESSAGE_BYTES_MAX: usize = BATCH_BYTES_MAX + FRAME_BYTES_MAX + (64 << 10);
+
+/// What the encoding may add to the payload and the shard of one frame, in bytes.
+pub const FRAME_OVERHEAD_BYTES: usize = 64;
+
+/// Most frames of which one signature tells. A run has to fit into a batch, beside other runs.
+pub const RUN_FRAMES_MAX: usize = 1024;
+
+/// Most bytes of the frames of which one signature tells, except that one frame of the largest size always fits.
+pub const RUN_BYTES_MAX: usize = BATCH_BYTES_MAX - (64 << 10);
+
+/// Most signed runs in one batch: every member verifies each of them before it votes, and others wait for that.
+pub const BATCH_RUNS_MAX: usize = 1024;

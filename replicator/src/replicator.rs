@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
@@ -13,7 +14,7 @@ use futures_core::Stream;
 use crate::{
     Accepted, AdminError, CloseError, Consistency, Cursor, DecidedBatch, Decision, EventStream,
     Frame, FrameId, GroupId, Handler, HandlerError, MemberChange, NodeId, Pinned, Position,
-    ProposeError, ReadError, Scope, ShardKey, Status, SubscribeError, Subscription,
+    ProposeError, ReadError, Scope, ShardKey, Signer, Status, SubscribeError, Subscription,
 };
 
 /// Decides frames, applies them, and tells who wants to know. One value serves one node.
@@ -138,6 +139,16 @@ pub trait Replicator: fmt::Debug + Send + Sync + 'static {
 
     /// What this node knows of itself now; never blocks on the group.
     fn status(&self) -> Status;
+
+    /// A new key that signs what is proposed, if the groups take nothing else; its session is the one to number frames in.
+    /// [`Session`](crate::Session) asks for one by itself.
+    ///
+    /// # Errors
+    ///
+    /// The system gave no randomness.
+    fn signer(&self) -> io::Result<Option<Signer>> {
+        Ok(None)
+    }
 
     /// The batch that was decided at an index of a group, with what proves that to somebody who does not believe this node. Indexes are
     /// those of [`Position`]s.

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::limits::SESSION_IDLE_MS;
 use crate::{
     Commit, Decision, Frame, FrameId, GroupId, LogTime, ProposeError, Rejection, Replicator,
-    SessionId, ShardKey,
+    SessionId, ShardKey, Signer,
 };
 
 /// Proposes payloads and numbers them, so that each is applied at most once.
@@ -22,19 +23,21 @@ use crate::{
 ///
 /// A session may be shared by many tasks. At most
 /// [`SESSION_UNSETTLED_MAX`](crate::limits::SESSION_UNSETTLED_MAX) of its frames can be in flight in a group.
+///
+/// Where the groups want frames [signed](Replicator::signer), each id comes with a key of its own, which signs each attempt.
 pub struct Session {
     replicator: Arc<dyn Replicator>,
     state: Arc<SharedState>,
 }
 
 impl Session {
-    /// A session with a random id.
+    /// A session with an id that nobody else has.
     ///
     /// # Errors
     ///
     /// The system has no random source.
     pub fn new(replicator: Arc<dyn Replicator>) -> io::Result<Self> {
-        let state = State::new(SessionId::random()?);
+        let state = State::new(Arc::clone(&replicator))?;
         Ok(Self { replicator, state: Arc::new(SharedState(Mutex::new(state))) })
     }
 
@@ -76,10 +79,10 @@ impl Session {
         payload: impl Into<Bytes>,
         valid_until: Option<LogTime>,
     ) -> Attempt {
-        let id = self.state.lock().number();
+        let (id, signer) = self.state.lock().number();
         let ticket = Ticket {
             state: Arc::clone(&self.state),
-            trials: Mutex::new(Trials { id, running: 0, possible: false }),
+            trials: Mutex::new(Trials { id, signer, running: 0, possible: false }),
         };
         Attempt {
             frame: Frame { valid_until, ..Frame::new(id, shard.clone(), payload.into()) },
@@ -106,9 +109,9 @@ impl Session {
         loop {
             // While this runs no clone gets a new id; one may have got it before.
             let trial = Trial::begin(&attempt.ticket);
-            attempt.frame.id = attempt.ticket.id();
-            let left = deadline.saturating_duration_since(Instant::now());
-            let opened = self.open(&attempt.frame, left).await;
+            let signer;
+            (attempt.frame.id, signer) = attempt.ticket.numbered();
+            let opened = self.open(&attempt.frame, signer.as_deref(), deadline).await;
             if !matches!(opened, Ok(true)) {
                 trial.end(false);
                 match opened {
@@ -122,6 +125,10 @@ impl Session {
                 }
             }
             attempt.frame.settled = self.settled(attempt.frame.id);
+            if let Err(error) = sign(signer.as_deref(), &mut attempt.frame) {
+                trial.end(false);
+                return Err(attempt.failed(error));
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             let outcome = self.replicator.propose(attempt.frame.clone(), left).await;
             trial.end(!outcome.as_ref().is_err_and(|error| !error.may_commit()));
@@ -149,7 +156,7 @@ impl Session {
     ///
     /// A dropped future may leave the session open in the group, as an error does.
     pub async fn close(&self, shard: &ShardKey, within: Duration) -> Result<(), ProposeError> {
-        let id = {
+        let (id, signer) = {
             let mut state = self.state.lock();
             if !state.opened.contains(&self.replicator.group(shard)) {
                 return Ok(());
@@ -157,11 +164,18 @@ impl Session {
             // A session that was closed is never opened again.
             state.renew().map_err(|error| ProposeError::Invalid { reason: error.to_string() })?
         };
-        self.replicator.propose(Frame::close_session(id, shard.clone()), within).await.map(drop)
+        let mut close = Frame::close_session(id, shard.clone());
+        sign(signer.as_deref(), &mut close)?;
+        self.replicator.propose(close, within).await.map(drop)
     }
 
     /// Opens the session of `frame` in its group unless that was done. False if there was no answer in time.
-    async fn open(&self, frame: &Frame, within: Duration) -> Result<bool, ProposeError> {
+    async fn open(
+        &self,
+        frame: &Frame,
+        signer: Option<&Signer>,
+        deadline: Instant,
+    ) -> Result<bool, ProposeError> {
         let group = self.replicator.group(&frame.shard);
         {
             let state = self.state.lock();
@@ -169,21 +183,41 @@ impl Session {
                 return Ok(true);
             }
         }
-        let open = Frame::open_session(frame.id.session, frame.shard.clone());
-        match self.replicator.propose(open, within).await? {
-            Decision::Accept(_) => {
-                let mut state = self.state.lock();
-                if state.id == frame.id.session {
-                    state.opened.insert(group);
-                }
-                Ok(true)
+        let mut open = Frame::open_session(frame.id.session, frame.shard.clone());
+        loop {
+            if signer.is_some() {
+                open.valid_until = Some(self.opens_until(group));
+                sign(signer, &mut open)?;
             }
-            // Opening is repeated with the next attempt; without an answer the frame is not proposed.
-            Decision::Timeout | Decision::Undecided => Ok(false),
-            Decision::Reject(rejection) => Err(ProposeError::Invalid {
-                reason: format!("the session could not be opened: {rejection}"),
-            }),
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.replicator.propose(open.clone(), left).await? {
+                Decision::Accept(_) => {
+                    let mut state = self.state.lock();
+                    if state.id == frame.id.session {
+                        state.opened.insert(group);
+                    }
+                    return Ok(true);
+                }
+                // Opening is repeated with the next attempt; without an answer the frame is not proposed.
+                Decision::Timeout | Decision::Undecided => return Ok(false),
+                // An idle group had not told how late it is. It is told with what was decided now.
+                Decision::Reject(Rejection::Expired)
+                    if signer.is_some() && Instant::now() < deadline => {}
+                Decision::Reject(rejection) => {
+                    return Err(ProposeError::Invalid {
+                        reason: format!("the session could not be opened: {rejection}"),
+                    });
+                }
+            }
         }
+    }
+
+    /// Until when a session that is signed for may be opened in a group. That is over before the group can have forgotten the session, so that
+    /// nobody who has kept its frames can open it again and have them happen twice.
+    fn opens_until(&self, group: GroupId) -> LogTime {
+        let groups = self.replicator.status().groups;
+        let now = groups.iter().find(|status| status.group == group);
+        now.map_or(LogTime::ZERO, |status| status.log_time).plus_ms(SESSION_OPENS_MS)
     }
 
     /// Everything below this has been answered.
@@ -203,6 +237,14 @@ impl fmt::Debug for Session {
     }
 }
 
+/// Log time, in milliseconds, for which a session that is signed for may be opened: half of that after which it ends for want of use.
+const SESSION_OPENS_MS: u64 = SESSION_IDLE_MS / 2;
+
+fn sign(signer: Option<&Signer>, frame: &mut Frame) -> Result<(), ProposeError> {
+    let signed = signer.map_or(Ok(()), |signer| signer.sign(std::slice::from_mut(frame)));
+    signed.map_err(|error| ProposeError::Invalid { reason: error.to_string() })
+}
+
 /// What a session and its attempts share. Never held across an await: a few operations on small sets.
 struct SharedState(Mutex<State>);
 
@@ -214,7 +256,10 @@ impl SharedState {
 }
 
 struct State {
+    replicator: Arc<dyn Replicator>,
     id: SessionId,
+    /// What signs the frames of `id`, where that is wanted.
+    signer: Option<Arc<Signer>>,
     /// Groups in which `id` was opened.
     opened: BTreeSet<GroupId>,
     next: u64,
@@ -223,23 +268,29 @@ struct State {
 }
 
 impl State {
-    fn new(id: SessionId) -> Self {
-        Self { id, opened: BTreeSet::new(), next: 1, outstanding: BTreeSet::new() }
+    fn new(replicator: Arc<dyn Replicator>) -> io::Result<Self> {
+        let signer = replicator.signer()?.map(Arc::new);
+        let id = match &signer {
+            Some(signer) => signer.session(),
+            None => SessionId::random()?,
+        };
+        let (opened, outstanding) = (BTreeSet::new(), BTreeSet::new());
+        Ok(Self { replicator, id, signer, opened, next: 1, outstanding })
     }
 
-    /// The id of one more frame.
-    fn number(&mut self) -> FrameId {
+    /// The id of one more frame, and what signs it.
+    fn number(&mut self) -> (FrameId, Option<Arc<Signer>>) {
         let serial = self.next;
         self.next += 1;
         self.outstanding.insert(serial);
-        FrameId { session: self.id, serial }
+        (FrameId { session: self.id, serial }, self.signer.clone())
     }
 
-    /// Goes on under a new id, and answers the old one.
-    fn renew(&mut self) -> io::Result<SessionId> {
-        let old = self.id;
-        *self = Self::new(SessionId::random()?);
-        Ok(old)
+    /// Goes on under a new id, and answers the old one with what signs for it.
+    fn renew(&mut self) -> io::Result<(SessionId, Option<Arc<Signer>>)> {
+        let new = Self::new(Arc::clone(&self.replicator))?;
+        let old = std::mem::replace(self, new);
+        Ok((old.id, old.signer))
     }
 }
 
@@ -291,6 +342,8 @@ struct Ticket {
 /// What is known of the proposals of one attempt.
 struct Trials {
     id: FrameId,
+    /// What signs for that id.
+    signer: Option<Arc<Signer>>,
     /// How many run now.
     running: u32,
     /// Whether one that is over may have reached the log.
@@ -308,6 +361,11 @@ impl Ticket {
         self.trials().id
     }
 
+    fn numbered(&self) -> (FrameId, Option<Arc<Signer>>) {
+        let trials = self.trials();
+        (trials.id, trials.signer.clone())
+    }
+
     /// Takes a new id because the session of `ended` is over. False if the frame may have happened under its id, and so
     /// has to keep it.
     fn renew(&self, ended: FrameId) -> io::Result<bool> {
@@ -323,7 +381,7 @@ impl Ticket {
         if state.id == ended.session {
             state.renew()?;
         }
-        trials.id = state.number();
+        (trials.id, trials.signer) = state.number();
         Ok(true)
     }
 
