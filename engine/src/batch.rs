@@ -3,19 +3,21 @@
 //! A batch names each shard once and lets its frames refer to it, since most frames of a batch go to few shards.
 
 use bytes::Bytes;
-use quorate_replicator::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX, FRAME_BYTES_MAX};
-use quorate_replicator::{Frame, FrameId, LogTime, SessionId, ShardKey};
+use quorate_replicator::limits::{
+    BATCH_BYTES_MAX, BATCH_FRAMES_MAX, FRAME_BYTES_MAX, FRAME_OVERHEAD_BYTES,
+};
+use quorate_replicator::{CallSignature, Frame, FrameId, LogTime, SessionId, ShardKey};
 use quorate_storage::Index;
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
 use crate::engine::StateHash;
 
-/// The version of this encoding, its first field.
+/// The version of this encoding, its first field, where no frame is signed.
 const VERSION: u8 = 1;
 
-/// What the encoding may add to the payload of one frame, in bytes.
-pub(crate) const FRAME_OVERHEAD_BYTES: usize = 64;
+/// Where some are: the first frame of each signed run has one more element.
+const SIGNED_VERSION: u8 = 2;
 
 /// Most bytes of an encoded batch: a full one, and one largest frame that came last.
 const ENCODED_BYTES_MAX: usize = BATCH_BYTES_MAX + FRAME_BYTES_MAX + (64 << 10);
@@ -71,6 +73,15 @@ struct EncodeFrame<'a>(
     u32,
     #[serde(with = "serde_bytes")] &'a [u8],
     Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")] Option<EncodeSigned<'a>>,
+);
+
+/// How many frames, the key, the signature.
+#[derive(Serialize, Deserialize)]
+struct EncodeSigned<'a>(
+    u32,
+    #[serde(borrow, with = "serde_bytes")] &'a [u8],
+    #[serde(borrow, with = "serde_bytes")] &'a [u8],
 );
 
 #[derive(Deserialize)]
@@ -94,6 +105,7 @@ struct DecodeFrame<'a>(
     u32,
     #[serde(borrow, with = "serde_bytes")] &'a [u8],
     Option<u64>,
+    #[serde(borrow, default)] Option<EncodeSigned<'a>>,
 );
 
 /// Encodes batches, one after the other.
@@ -121,10 +133,16 @@ impl BatchEncoder {
         assert!(frames.len() <= BATCH_FRAMES_MAX, "batch of {} frames", frames.len());
         self.shards.clear();
         self.places.clear();
-        let mut payload_bytes = 0;
+        let (mut payload_bytes, mut version) = (0, VERSION);
         let encoded: Vec<EncodeFrame<'_>> = frames
             .map(|frame| {
                 payload_bytes += frame.payload.len();
+                let signed =
+                    frame.signed.as_deref().map(|CallSignature { frames, key, signature }| {
+                        payload_bytes += key.len() + signature.len();
+                        version = SIGNED_VERSION;
+                        EncodeSigned(*frames, key, signature)
+                    });
                 EncodeFrame(
                     frame.id.session.as_bytes(),
                     frame.id.serial,
@@ -132,6 +150,7 @@ impl BatchEncoder {
                     self.place(&frame.shard),
                     &frame.payload,
                     frame.valid_until.map(LogTime::as_ms),
+                    signed,
                 )
             })
             .collect();
@@ -139,7 +158,7 @@ impl BatchEncoder {
             payload_bytes + encoded.len() * FRAME_OVERHEAD_BYTES + self.shards.len() * 32 + 64,
         );
         let batch = EncodeBatch {
-            version: VERSION,
+            version,
             log_time: head.log_time.as_ms(),
             witness_index: head.witness.index,
             witness: &head.witness.history,
@@ -181,8 +200,10 @@ impl DecodedBatch {
             )));
         }
         let batch: DecodeBatch<'_> = codec::decode_all(bytes).map_err(BatchError)?;
-        if batch.version != VERSION {
-            return Err(BatchError(format!("version {} is not {VERSION}", batch.version)));
+        let is_signed = batch.frames.iter().any(|frame| frame.6.is_some());
+        let version = if is_signed { SIGNED_VERSION } else { VERSION };
+        if batch.version != version {
+            return Err(BatchError(format!("version {} is not {version}", batch.version)));
         }
         Self::check(batch, bytes)
     }
@@ -203,7 +224,7 @@ impl DecodedBatch {
         let frames = batch
             .frames
             .iter()
-            .map(|DecodeFrame(session, serial, settled, place, payload, valid_until)| {
+            .map(|DecodeFrame(session, serial, settled, place, payload, valid_until, signed)| {
                 let session = <[u8; 16]>::try_from(*session)
                     .map_err(|_| BatchError(format!("session id of {} bytes", session.len())))?;
                 let shard =
@@ -219,6 +240,10 @@ impl DecodedBatch {
                     shard: shard.clone(),
                     payload: bytes.slice_ref(payload),
                     valid_until: valid_until.map(LogTime::from_ms),
+                    signed: signed.as_ref().map(|EncodeSigned(frames, key, signature)| {
+                        let (key, signature) = (bytes.slice_ref(key), bytes.slice_ref(signature));
+                        Box::new(CallSignature { frames: *frames, key, signature })
+                    }),
                 })
             })
             .collect::<Result<Vec<_>, _>>()?;
@@ -267,6 +292,27 @@ mod tests {
             .collect();
         let decoded = DecodedBatch::decode(&encode(&frames)).unwrap();
         assert_eq!(decoded, DecodedBatch { head: head(), frames });
+    }
+
+    #[test]
+    fn signatures_come_back_as_they_were_and_cost_nothing_where_there_are_none() {
+        let mut frames: Vec<_> = (0..5).map(|i| frame(1, i, "ns", b"payload")).collect();
+        let unsigned = encode(&frames);
+        let signed = |frames| {
+            let (key, signature) = (Bytes::from_static(&[1; 32]), Bytes::from_static(&[2; 64]));
+            Some(Box::new(CallSignature { frames, key, signature }))
+        };
+        (frames[0].signed, frames[2].signed) = (signed(2), signed(3));
+        let bytes = encode(&frames);
+        assert_eq!((unsigned[1], bytes[1]), (VERSION, SIGNED_VERSION));
+        assert_eq!(bytes.len() - unsigned.len(), 2 * (1 + 1 + 34 + 66));
+        let decoded = DecodedBatch::decode(&bytes).unwrap();
+        assert_eq!(decoded, DecodedBatch { head: head(), frames });
+        for (bytes, version) in [(unsigned, SIGNED_VERSION), (bytes, VERSION)] {
+            let mut other = bytes.to_vec();
+            other[1] = version;
+            assert!(DecodedBatch::decode(&other.into()).is_err());
+        }
     }
 
     #[test]

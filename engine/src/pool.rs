@@ -12,14 +12,15 @@
 //! 2. A frame that was forwarded or released may be decided through its first batch while it waits for another; it is known by its
 //!    id then, so that its caller is answered and it is not offered for nothing.
 //! 3. What nobody waits for and nobody has seen is dropped.
+//! 4. The frames of a signed run stand one after the other wherever they are, and go together: as long as one of them is wanted, all are
+//!    offered. Those that are not wanted any more were answered, and are not answered again.
 
 use std::collections::{HashMap, VecDeque};
 
-use quorate_replicator::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX};
+use quorate_replicator::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX, BATCH_RUNS_MAX};
 use quorate_replicator::{Decision, Frame, FrameId, LogTime, ProposeError};
 use quorate_storage::Index;
 
-use crate::batch::FRAME_OVERHEAD_BYTES;
 use crate::callers::{Answer, CallId, Callers, Calls};
 use crate::engine::{Now, Placed};
 use crate::history::PayloadHash;
@@ -140,21 +141,34 @@ impl<C: Callers> Pool<C> {
         self.idle.push_back(Pending { hashed, waiter: Waiter { call, slot, released: None } });
     }
 
-    /// Adds a copy of a frame that another node forwarded to the one who proposes.
-    pub(crate) fn add_witnessed(&mut self, hashed: HashedFrame, call: CallId, now: Now) {
-        let (id, hash) = (hashed.frame.id, hashed.hash);
+    /// Adds copies of frames that another node forwarded to the one who proposes, all the frames of `call`.
+    pub(crate) fn add_witnessed(&mut self, frames: Vec<HashedFrame>, call: CallId, now: Now) {
         let until = self.calls.deadline(call).unwrap_or(now);
-        let calls = &mut self.calls;
-        let waiting = self.released.entry(id).or_default();
-        if waiting.iter().any(|known| known.hash == hash && calls.prolong(known.call, until)) {
-            // It is here already, and stays for as long: it must not go before those that came after it.
-            return self.calls.drop_elsewhere(call);
+        let mut frames = VecDeque::from(frames);
+        while let Some(next) = frames.front() {
+            let length = next.frame.run().min(frames.len());
+            let run: Vec<_> = frames.drain(..length).collect();
+            if run.iter().all(|hashed| self.stays(hashed, until)) {
+                run.iter().for_each(|_| self.calls.drop_elsewhere(call));
+                continue;
+            }
+            for hashed in run {
+                let (id, hash) = (hashed.frame.id, hashed.hash);
+                let waiting = self.released.entry(id).or_default();
+                waiting.push(Released { hash, call, slot: 0, forwarded: None, is_skipped: false });
+                self.frames += 1;
+                self.bytes += cost(&hashed.frame);
+                let waiter = Waiter { call, slot: 0, released: Some((id, hash)) };
+                self.witnessed.push_back((now, Pending { hashed, waiter }));
+            }
         }
-        waiting.push(Released { hash, call, slot: 0, forwarded: None, is_skipped: false });
-        self.frames += 1;
-        self.bytes += cost(&hashed.frame);
-        let waiter = Waiter { call, slot: 0, released: Some((id, hash)) };
-        self.witnessed.push_back((now, Pending { hashed, waiter }));
+    }
+
+    /// Whether a frame is here already. Then it stays for as long as one that came now: it must not go before those that came after it.
+    fn stays(&mut self, hashed: &HashedFrame, until: Now) -> bool {
+        let Some(waiting) = self.released.get(&hashed.frame.id) else { return false };
+        let calls = &mut self.calls;
+        waiting.iter().any(|known| known.hash == hashed.hash && calls.prolong(known.call, until))
     }
 
     /// Whether there are copies of other nodes' frames.
@@ -180,23 +194,49 @@ impl<C: Callers> Pool<C> {
     /// Takes the next batch's frames, in the order in which they were proposed; none if nothing is wanted.
     pub(crate) fn take_batch(&mut self) -> Vec<Pending> {
         let mut batch = Vec::with_capacity(self.idle.len().min(BATCH_FRAMES_MAX));
-        let mut bytes = 0;
+        let (mut bytes, mut runs) = (0, 0);
         while let Some(next) = self.idle.front() {
-            let cost = cost(&next.hashed.frame);
-            if batch.len() == BATCH_FRAMES_MAX
+            let length = next.hashed.frame.run().min(self.idle.len());
+            let signed = usize::from(next.hashed.frame.signed.is_some());
+            let run = || self.idle.iter().take(length);
+            let cost: usize = run().map(|pending| cost(&pending.hashed.frame)).sum();
+            if batch.len() + length > BATCH_FRAMES_MAX
+                || runs + signed > BATCH_RUNS_MAX
                 || (!batch.is_empty() && bytes + cost > BATCH_BYTES_MAX)
             {
                 break;
             }
-            let next = self.idle.pop_front().expect("there is a front");
-            if self.is_wanted(&next) {
+            let is_wanted = run().any(|pending| self.is_wanted(pending));
+            if is_wanted {
                 bytes += cost;
-                batch.push(next);
+                runs += signed;
+                batch.extend(self.idle.drain(..length));
             } else {
-                self.forget(&next);
+                let unwanted: Vec<_> = self.idle.drain(..length).collect();
+                unwanted.iter().for_each(|pending| self.forget(pending));
             }
         }
         batch
+    }
+
+    /// The runs of a queue of which a frame is wanted, and the others.
+    fn part<T>(
+        &self,
+        mut queue: VecDeque<T>,
+        pending: impl Fn(&T) -> &Pending,
+    ) -> (VecDeque<T>, Vec<T>) {
+        let (mut wanted, mut unwanted) = (VecDeque::with_capacity(queue.len()), Vec::new());
+        while let Some(next) = queue.front() {
+            let length = pending(next).hashed.frame.run().min(queue.len());
+            let is_wanted = queue.iter().take(length).any(|it| self.is_wanted(pending(it)));
+            let run = queue.drain(..length);
+            if is_wanted {
+                wanted.extend(run);
+            } else {
+                unwanted.extend(run);
+            }
+        }
+        (wanted, unwanted)
     }
 
     /// Whether someone waits for it and it was not delivered in the meantime.
@@ -273,11 +313,9 @@ impl<C: Callers> Pool<C> {
     }
 
     fn offer_again(&mut self, batch: PlacedBatch) {
-        for mut pending in batch.frames.into_iter().rev() {
-            if !self.is_wanted(&pending) {
-                self.forget(&pending);
-                continue;
-            }
+        let (wanted, unwanted) = self.part(batch.frames.into(), |pending| pending);
+        unwanted.iter().for_each(|pending| self.forget(pending));
+        for mut pending in wanted.into_iter().rev() {
             if pending.waiter.released.is_none() {
                 let (id, hash) = (pending.hashed.frame.id, pending.hashed.hash);
                 let Waiter { call, slot, .. } = pending.waiter;
@@ -293,8 +331,14 @@ impl<C: Callers> Pool<C> {
     pub(crate) fn forward(&mut self, mut frames: Vec<Pending>) -> u64 {
         let number = self.next_forward;
         self.next_forward += 1;
+        let mut left = frames.len();
         for Pending { hashed, waiter } in &mut frames {
             let (id, hash, Waiter { call, slot, .. }) = (hashed.frame.id, hashed.hash, *waiter);
+            if waiter.released.is_some() && !self.released.contains_key(&id) {
+                // It was answered, and goes with its run.
+                left -= 1;
+                continue;
+            }
             let waiting = self.released.entry(id).or_default();
             let known = waiting.iter_mut().find(|known| (known.call, known.slot) == (call, slot));
             match known {
@@ -306,7 +350,7 @@ impl<C: Callers> Pool<C> {
                 }
             }
         }
-        let (bytes, left) = (frames.iter().map(|it| cost(&it.hashed.frame)).sum(), frames.len());
+        let bytes = frames.iter().map(|it| cost(&it.hashed.frame)).sum();
         self.forwarded.push_back(Forwarded { number, frames, bytes, left });
         number
     }
@@ -324,13 +368,9 @@ impl<C: Callers> Pool<C> {
     /// Takes back everything that was forwarded, to be offered again in its order.
     pub(crate) fn take_back(&mut self) {
         while let Some(Forwarded { frames, .. }) = self.forwarded.pop_back() {
-            for pending in frames.into_iter().rev() {
-                if self.is_wanted(&pending) {
-                    self.idle.push_front(pending);
-                } else {
-                    self.forget(&pending);
-                }
-            }
+            let (wanted, unwanted) = self.part(frames.into(), |pending| pending);
+            unwanted.iter().for_each(|pending| self.forget(pending));
+            wanted.into_iter().rev().for_each(|pending| self.idle.push_front(pending));
         }
     }
 
@@ -468,20 +508,14 @@ impl<C: Callers> Pool<C> {
 
     /// Drops idle frames that nobody waits for or that were decided through another batch.
     pub(crate) fn drop_unwanted(&mut self) {
-        for pending in std::mem::take(&mut self.idle) {
-            if self.is_wanted(&pending) {
-                self.idle.push_back(pending);
-            } else {
-                self.forget(&pending);
-            }
-        }
-        for (since, pending) in std::mem::take(&mut self.witnessed) {
-            if self.is_wanted(&pending) {
-                self.witnessed.push_back((since, pending));
-            } else {
-                self.forget(&pending);
-            }
-        }
+        let idle = std::mem::take(&mut self.idle);
+        let (idle, unwanted) = self.part(idle, |pending| pending);
+        self.idle = idle;
+        unwanted.iter().for_each(|pending| self.forget(pending));
+        let witnessed = std::mem::take(&mut self.witnessed);
+        let (witnessed, unwanted) = self.part(witnessed, |(_, pending)| pending);
+        self.witnessed = witnessed;
+        unwanted.iter().for_each(|(_, pending)| self.forget(pending));
     }
 
     /// Gives back the memory of queues that were longer.
@@ -516,5 +550,5 @@ impl<C: Callers> Pool<C> {
 
 /// What a frame counts against the limits in bytes.
 pub(crate) fn cost(frame: &Frame) -> usize {
-    frame.payload.len() + frame.shard.as_str().len() + FRAME_OVERHEAD_BYTES
+    frame.cost() + frame.signed.as_ref().map_or(0, |signed| signed.size())
 }

@@ -196,7 +196,7 @@ impl Sessions {
         let place = Place(position.epoch, position.index, position.slot);
         let limits = self.limits;
         match frame.role() {
-            FrameRole::OpenSession => self.open(frame.id.session, place, now),
+            FrameRole::OpenSession => self.open(frame, place, now),
             FrameRole::CloseSession => {
                 if self.end(frame.id.session, now) {
                     Verdict::Session
@@ -213,12 +213,17 @@ impl Sessions {
         }
     }
 
-    fn open(&mut self, id: SessionId, place: Place, now: LogTime) -> Verdict {
+    fn open(&mut self, frame: &Frame, place: Place, now: LogTime) -> Verdict {
+        let id = frame.id.session;
         if self.change(id, now).is_some() {
             return Verdict::Session;
         }
         if self.ended.contains_key(&id) {
             return Verdict::SessionEnded;
+        }
+        // Somebody may have kept it, and all that came after, until the session was forgotten.
+        if frame.valid_until.is_some_and(|until| until < now) {
+            return Verdict::Rejected(Rejection::Expired);
         }
         if self.table.len() >= self.limits.sessions_max {
             return Verdict::NoRoom(Resource::Sessions, self.limits.sessions_max as u64);

@@ -123,12 +123,10 @@ impl<C: Callers> HostCore<C> {
         self.forwarded.taken(from, forward.stream, forward.number);
         if !frames.is_empty() {
             let call = self.pool.calls.elsewhere(frames.len(), now + forward.within);
-            for frame in frames {
-                if is_witness {
-                    self.pool.add_witnessed(frame, call, now);
-                } else {
-                    self.pool.add(frame, call, 0);
-                }
+            if is_witness {
+                self.pool.add_witnessed(frames, call, now);
+            } else {
+                frames.into_iter().for_each(|frame| self.pool.add(frame, call, 0));
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! What clients ask of a group, and what it refuses at once.
 
+use quorate_replicator::limits::{RUN_BYTES_MAX, RUN_FRAMES_MAX};
 use quorate_replicator::{
     Consistency, Cursor, DecidedBatch, FrameId, Position, ProposeError, ReadError, Resource, Scope,
     SubscribeError,
@@ -15,6 +16,36 @@ use crate::reads::{Waiting, Wants};
 use crate::subscriptions::SubscriptionId;
 
 use super::{HostCore, Stopped};
+
+/// Whether each signed run of these frames is here as a whole, and small enough for a batch.
+fn runs_are_whole(frames: &[HashedFrame]) -> Result<(), String> {
+    let mut rest = frames;
+    while let Some(HashedFrame { frame: first, .. }) = rest.first() {
+        let length = first.run();
+        let Some((run, others)) = rest.split_at_checked(length) else {
+            return Err(format!(
+                "the signature of {} is for {length} frames, and there are only {}; propose together what was signed together",
+                first.id,
+                rest.len()
+            ));
+        };
+        let bytes: usize = run.iter().map(|hashed| hashed.frame.cost()).sum();
+        if length > 1 && (length > RUN_FRAMES_MAX || bytes > RUN_BYTES_MAX) {
+            return Err(format!(
+                "the signature of {} is for {length} frames of {bytes} bytes, and one may be for {RUN_FRAMES_MAX} of {RUN_BYTES_MAX} bytes",
+                first.id
+            ));
+        }
+        if let Some(within) = run.iter().skip(1).find(|hashed| hashed.frame.signed.is_some()) {
+            return Err(format!(
+                "{} has a signature and is among the frames that another one is for",
+                within.frame.id
+            ));
+        }
+        rest = others;
+    }
+    Ok(())
+}
 
 impl<C: Callers> HostCore<C> {
     /// Proposes one frame, to be answered by `deadline`.
@@ -90,6 +121,9 @@ impl<C: Callers> HostCore<C> {
                 size: frames.len(),
                 limit: many,
             });
+        }
+        if let Err(reason) = runs_are_whole(frames) {
+            return Err(ProposeError::Invalid { reason });
         }
         let mut bytes = self.pool.bytes();
         for HashedFrame { frame, .. } in frames {
