@@ -307,9 +307,11 @@ impl<'a> Cursor<'a> {
         Some(elements)
     }
 
-    /// An array of session, serial, what is settled, place of the shard, payload, and validity or nil.
+    /// An array of session, serial, what is settled, place of the shard, payload, validity or nil, and of the first frame of a signed call:
+    /// how many frames it has, the key and the signature.
     fn frame(&mut self) -> Option<RawFrame<'a>> {
-        if self.array()? != 6 {
+        let elements = self.array()?;
+        if !matches!(elements, 6 | 7) {
             return None;
         }
         let (session, serial, _) = (self.binary()?, self.integer()?, self.integer()?);
@@ -322,6 +324,12 @@ impl<'a> Cursor<'a> {
             }
             _ => Some(self.integer()?),
         };
+        if elements == 7 {
+            if self.array()? != 3 {
+                return None;
+            }
+            (self.integer()?, self.binary()?, self.binary()?);
+        }
         Some(RawFrame { session, serial, shard, payload, payload_end, valid_until_ms })
     }
 }

@@ -21,6 +21,7 @@ pub struct Genesis {
     cluster: [u8; 16],
     fault_model: FaultModel,
     log_time_drift_max_ms: u64,
+    signed_frames: bool,
     validators: ValidatorSet,
 }
 
@@ -40,7 +41,13 @@ impl Genesis {
         validators: Vec<Validator>,
     ) -> Result<Self, ValidatorSetError> {
         let validators = ValidatorSet::new(0, scheme, validators)?;
-        Ok(Self { cluster, fault_model, log_time_drift_max_ms, validators })
+        Ok(Self { cluster, fault_model, log_time_drift_max_ms, signed_frames: false, validators })
+    }
+
+    /// The same, of a cluster that decides only what is [signed](crate::verify_calls) by those who propose it.
+    pub const fn with_signed_frames(mut self) -> Self {
+        self.signed_frames = true;
+        self
     }
 
     /// The id of the cluster.
@@ -56,6 +63,16 @@ impl Genesis {
     /// How far the time of a batch may run ahead of that of a validator that votes for it, in milliseconds.
     pub const fn log_time_drift_max_ms(&self) -> u64 {
         self.log_time_drift_max_ms
+    }
+
+    /// Whether each frame has to be [signed](crate::verify_calls) by who proposes it.
+    pub const fn signed_frames(&self) -> bool {
+        self.signed_frames
+    }
+
+    /// The version of its encodings: a genesis that asks for nothing newer is as it always was, and so is its hash.
+    const fn version(&self) -> u8 {
+        if self.signed_frames { SIGNED_VERSION } else { VERSION }
     }
 
     /// The validators of heights 1 and 2; epoch 0.
@@ -82,13 +99,17 @@ impl Genesis {
     pub fn to_toml(&self) -> String {
         let mut text = format!(
             "# What a cluster of the quorum driver begins with: the same at all of its nodes, and for ever.\n\n\
-             format                = {VERSION}\ncluster               = \"{}\"\nfault_model           = \"{}\"\n\
+             format                = {}\ncluster               = \"{}\"\nfault_model           = \"{}\"\n\
              scheme                = \"{}\"\nlog_time_drift_max_ms = {}\n",
+            self.version(),
             hex(&self.cluster),
             self.fault_model,
             self.validators.scheme(),
             self.log_time_drift_max_ms,
         );
+        if self.signed_frames {
+            text.push_str("signed_frames         = true\n");
+        }
         for Validator { node, power, key } in self.validators.validators() {
             let key = String::from(key.clone());
             let line =
@@ -101,7 +122,7 @@ impl Genesis {
     /// The bytes that [`decode`](Self::decode) reads.
     pub fn encode(&self) -> Vec<u8> {
         let writer = Writer::default()
-            .u8(VERSION)
+            .u8(self.version())
             .bytes(&self.cluster)
             .u8(self.fault_model.code())
             .u8(self.validators.scheme().code())
@@ -116,7 +137,11 @@ impl Genesis {
     /// The bytes are not one.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new("genesis", bytes);
-        reader.version(VERSION)?;
+        let version = reader.u8()?;
+        if !matches!(version, VERSION | SIGNED_VERSION) {
+            let known = format!("{VERSION} and {SIGNED_VERSION} are those known here");
+            return Err(reader.wrong(format!("its version is {version}, and {known}")));
+        }
         let cluster = reader.array()?;
         let (model, scheme) = (reader.u8()?, reader.u8()?);
         let fault_model = FaultModel::from_code(model)
@@ -126,12 +151,16 @@ impl Genesis {
         let log_time_drift_max_ms = reader.u64()?;
         let validators = read_validators(&mut reader, scheme)?;
         reader.end()?;
-        Self::new(cluster, fault_model, scheme, log_time_drift_max_ms, validators)
-            .map_err(|error| Malformed::new("genesis", error.to_string()))
+        let genesis = Self::new(cluster, fault_model, scheme, log_time_drift_max_ms, validators)
+            .map_err(|error| Malformed::new("genesis", error.to_string()))?;
+        Ok(if version == SIGNED_VERSION { genesis.with_signed_frames() } else { genesis })
     }
 }
 
 const VERSION: u8 = 1;
+
+/// Of a genesis that wants frames signed; nothing else differs.
+const SIGNED_VERSION: u8 = 2;
 
 /// What all signatures of a group refer to, so that none counts in another group or in another cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -171,6 +200,8 @@ struct File {
     fault_model: FaultModel,
     scheme: Scheme,
     log_time_drift_max_ms: u64,
+    #[serde(default)]
+    signed_frames: bool,
     validators: Vec<Validator>,
 }
 
@@ -178,16 +209,20 @@ impl TryFrom<File> for Genesis {
     type Error = String;
 
     fn try_from(file: File) -> Result<Self, Self::Error> {
-        if file.format != VERSION {
-            let format = file.format;
-            return Err(format!("format {format} is not {VERSION}, the one known here"));
+        let version = if file.signed_frames { SIGNED_VERSION } else { VERSION };
+        if file.format != version {
+            let (format, signed) = (file.format, file.signed_frames);
+            return Err(format!(
+                "format {format} is not {version}, that of a genesis with signed_frames = {signed}"
+            ));
         }
         let cluster = from_hex(&file.cluster)
             .and_then(|bytes| <[u8; 16]>::try_from(bytes).ok())
             .ok_or("cluster must have 32 lower-case hexadecimal digits")?;
         let drift = file.log_time_drift_max_ms;
-        Self::new(cluster, file.fault_model, file.scheme, drift, file.validators)
-            .map_err(|error| error.to_string())
+        let genesis = Self::new(cluster, file.fault_model, file.scheme, drift, file.validators)
+            .map_err(|error| error.to_string())?;
+        Ok(if file.signed_frames { genesis.with_signed_frames() } else { genesis })
     }
 }
 
@@ -227,10 +262,14 @@ mod tests {
             assert_ne!(base.chain(0), other.chain(0));
         }
         assert_ne!(base.chain(0), base.chain(1));
+        assert_ne!(base.hash(), base.clone().with_signed_frames().hash());
     }
 
     #[test]
     fn a_genesis_comes_back_as_it_was_from_bytes_and_from_a_file() {
+        let signed = genesis().with_signed_frames();
+        assert_eq!(Genesis::decode(&signed.encode()).unwrap(), signed);
+        assert_eq!(toml::from_str::<Genesis>(&signed.to_toml()).unwrap(), signed);
         let bytes = genesis().encode();
         assert_eq!(Genesis::decode(&bytes).unwrap(), genesis());
         for length in 0..bytes.len() {
@@ -246,6 +285,7 @@ mod tests {
             ("node  = 2", "node  = 1", "twice"),
             ("\"ed25519\"", "\"hybrid\"", "of scheme ed25519"),
             ("= 1", "= 1\nformer = 2", "former"),
+            ("= 500", "= 500\nsigned_frames = true", "format 1"),
         ] {
             let problem = toml::from_str::<Genesis>(&file.replacen(from, to, 1)).unwrap_err();
             assert!(problem.to_string().contains(word), "{to}: {problem}");

@@ -39,6 +39,7 @@
 
 mod audit;
 mod body;
+mod call;
 mod certificate;
 mod change;
 mod codec;
@@ -60,6 +61,10 @@ mod vote;
 
 pub use audit::{Audit, AuditError, Audited, AuditedChange};
 pub use body::{FrameProof, FrameProofs, ProvenFrame, body_hash, frames_of};
+pub use call::{
+    CALLS_MAX, CallError, CallFrame, CallHead, CallKey, CallProblem, call_bytes, session_of,
+    verify_calls,
+};
 pub use certificate::{
     Certificate, CertificateError, verify_certificate, verify_header, verify_header_by,
     verify_signatures,
