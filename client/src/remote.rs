@@ -1,5 +1,6 @@
 //! The contract, kept by nodes in other processes.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use futures_util::stream;
 use quorate_replicator::{
     AdminError, CloseError, Consistency, Cursor, DecidedBatch, Decision, Event, EventStream, Frame,
     FrameId, GroupId, Handler, Health, MemberChange, NodeId, Pinned, Position, ProposeError,
-    ReadError, Replicator, Scope, ShardKey, Status, SubscribeError, Subscription,
+    ReadError, Replicator, Scope, ShardKey, Signer, Status, SubscribeError, Subscription,
 };
 use quorate_transport_quic::QuicClient;
 use serde::Deserialize;
@@ -378,6 +379,10 @@ impl Replicator for Remote {
             Standing::Closed => status.health = Health::Closed,
         }
         status
+    }
+
+    fn signer(&self) -> io::Result<Option<Signer>> {
+        self.trust.as_ref().map_or(Ok(None), |trust| trust.signer(self.groups))
     }
 
     async fn change_members(

@@ -8,15 +8,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_certificate::{
-    BodyKind, Decided, DecidedFrame, FrameProof, Genesis, Header, ProvenFrame, ValidatorHistory,
+    BodyKind, CallFrame, CallKey, Decided, DecidedFrame, FrameProof, Genesis, Header, ProvenFrame,
+    ValidatorHistory,
 };
 use quorate_replicator::{
-    Commit, DecidedBatch, Decision, Frame, FrameRole, GroupId, LogTime, ReadError,
+    CallSignature, Commit, DecidedBatch, Decision, Frame, FrameRole, GroupId, LogTime, ReadError,
+    SessionId, Signer,
 };
 
 use crate::heights::Told;
@@ -41,6 +44,25 @@ struct Validators {
 impl Trust {
     pub(crate) fn new(genesis: Genesis) -> Self {
         Self { genesis, groups: Mutex::default() }
+    }
+
+    /// A new key for who proposes in a cluster of so many groups, if it decides only what is signed.
+    pub(crate) fn signer(&self, groups: u32) -> io::Result<Option<Signer>> {
+        if !self.genesis.signed_frames() {
+            return Ok(None);
+        }
+        let key = CallKey::generate(&self.genesis).map_err(io::Error::other)?;
+        let session = SessionId::new(key.session());
+        let sign = move |group: GroupId, frames: &[&Frame]| {
+            let calls = frames.iter().map(|frame| call_frame(frame));
+            let signature = key.sign(group.number(), calls).map_err(io::Error::other)?;
+            Ok(CallSignature {
+                frames: u32::try_from(frames.len()).map_err(io::Error::other)?,
+                key: Bytes::copy_from_slice(key.public().as_bytes()),
+                signature: Bytes::copy_from_slice(signature.as_bytes()),
+            })
+        };
+        Ok(Some(Signer::new(session, groups, sign)))
     }
 
     fn groups(&self) -> MutexGuard<'_, BTreeMap<GroupId, Validators>> {
@@ -143,6 +165,17 @@ impl Validators {
             self.changes.push(change);
         }
         Ok(())
+    }
+}
+
+fn call_frame(frame: &Frame) -> CallFrame<'_> {
+    CallFrame {
+        session: frame.id.session.as_bytes(),
+        serial: frame.id.serial,
+        settled: frame.settled,
+        shard: frame.shard.as_str(),
+        payload: &frame.payload,
+        valid_until_ms: frame.valid_until.map(LogTime::as_ms),
     }
 }
 

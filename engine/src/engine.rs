@@ -30,13 +30,15 @@
 //! - **R11** The put of a body comes before the notes that vote for it.
 
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_replicator::{
-    AdminError, DecidedBatch, GroupId, LogTime, Member, MemberChange, NodeId, PeerStatus, Role,
+    AdminError, DecidedBatch, Frame, GroupId, LogTime, Member, MemberChange, NodeId, PeerStatus, Role,
+    Signer,
 };
 use quorate_storage::{Body, Entry, Index, Record, Seq, Tag};
 use serde::{Deserialize, Serialize};
@@ -113,6 +115,33 @@ pub trait Engine: fmt::Debug + Send {
 pub trait Inspector: fmt::Debug + Send + Sync {
     /// Looks at a message that `from` proved to have sent. What it finds is remembered for the engine, within bounds.
     fn inspect(&self, from: NodeId, message: &Message);
+
+    /// Whether frames may be proposed as they are: signed by those who propose them, where the members have agreed on that. Asked of all that
+    /// a node is to propose, as the others vote against a batch with one frame that is not.
+    ///
+    /// # Errors
+    ///
+    /// What is missing, in words for who has proposed them.
+    fn admits(&self, frames: &[Frame]) -> Result<(), String> {
+        let _ = frames;
+        Ok(())
+    }
+
+    /// As [`admits`](Self::admits), of frames that another node forwards as an encoded batch.
+    fn admits_batch(&self, batch: &Bytes) -> bool {
+        let _ = batch;
+        true
+    }
+
+    /// A new key for who proposes in a cluster of so many groups, if frames have to be signed.
+    ///
+    /// # Errors
+    ///
+    /// The system gave no randomness.
+    fn signer(&self, groups: u32) -> io::Result<Option<Signer>> {
+        let _ = groups;
+        Ok(None)
+    }
 }
 
 /// Where a batch is wanted.

@@ -154,23 +154,28 @@ impl fmt::Debug for Receiver {
 /// What is longer may hold up a thread of the runtime, and is looked at beside it.
 const INSPECTED_AT_ONCE_MAX: usize = 16 << 10;
 
-/// Lets the inspector look at a packet, if it is for an engine that has one. None if the runtime ends.
+/// Lets the inspector look at a packet, if it is for an engine that has one. None if nobody is to have it: an honest node forwards no frames
+/// that may not be proposed, or the runtime ends.
 async fn inspected(
     inspector: Option<&Arc<dyn Inspector>>,
     from: NodeId,
     packet: Packet,
     length: usize,
 ) -> Option<Packet> {
-    let (Some(inspector), Packet::Engine(message)) = (inspector, &packet) else {
-        return Some(packet);
+    let Some(inspector) = inspector else { return Some(packet) };
+    let inspector = Arc::clone(inspector);
+    let look = move || match &packet {
+        Packet::Engine(message) => {
+            inspector.inspect(from, message);
+            Some(packet)
+        }
+        Packet::Forward(forward) => inspector.admits_batch(&forward.batch).then_some(packet),
+        _ => Some(packet),
     };
     if length <= INSPECTED_AT_ONCE_MAX {
-        inspector.inspect(from, message);
-        return Some(packet);
+        return look();
     }
-    let (inspector, message) = (Arc::clone(inspector), message.clone());
-    tokio::task::spawn_blocking(move || inspector.inspect(from, &message)).await.ok()?;
-    Some(packet)
+    tokio::task::spawn_blocking(look).await.ok()?
 }
 
 #[async_trait]

@@ -1,11 +1,12 @@
 //! A node: the [`Replicator`] in front of an engine thread.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use quorate_engine::engine::{Admin, EngineDriver};
+use quorate_engine::engine::{Admin, EngineDriver, Inspector};
 use quorate_engine::{
     HashedFrame, HostCore, ProvedBatch, RecoveredCheckpoint, Start, checkpoint_position,
 };
@@ -13,7 +14,7 @@ use quorate_replicator::{
     AdminError, Clock, CloseError, Consistency, Cursor, DecidedBatch, Decision, Durability, Env,
     EventStream, Frame, FrameId, GroupId, Handler, Health, MemberChange, NodeId, OpenError,
     PeerState, PeerStatus, Pinned, Position, ProposeError, ReadError, Replicator, Resource, Scope,
-    ShardKey, StateMachine, Status, SubscribeError, Subscription, Transport,
+    ShardKey, Signer, StateMachine, Status, SubscribeError, Subscription, Transport,
 };
 use quorate_storage::{CheckpointStore, DataMode, LogReader};
 use tokio::runtime::Handle;
@@ -47,6 +48,8 @@ pub(crate) struct HostNode {
     transport: Option<Arc<dyn Transport>>,
     snapshots: Option<Arc<Snapshots>>,
     reader: LogReader,
+    /// Of each group: who looks at what is to be proposed.
+    inspectors: Vec<Option<Arc<dyn Inspector>>>,
     /// Where subscribers' tasks run.
     runtime: Handle,
 }
@@ -105,7 +108,7 @@ impl HostNode {
         }
         let statuses = slots.iter().map(|slot| slot.core.status()).collect();
         let shared = Arc::new(Shared::new(Arc::clone(&inbox), statuses));
-        let thread_failed = |error: std::io::Error| OpenError::Driver {
+        let thread_failed = |error: io::Error| OpenError::Driver {
             driver: D::NAME.into(),
             problem: format!("a thread could not be started: {error}"),
         };
@@ -139,9 +142,10 @@ impl HostNode {
                 workers::checkpoints(stores, snapshots.clone(), reader, Arc::clone(&inbox));
             writer = Some(started.map_err(thread_failed)?);
         }
+        let inspectors: Vec<_> = slots.iter().map(|slot| slot.core.inspector()).collect();
         let network = env.transport.clone().zip(snapshots.clone()).map(|(transport, snapshots)| {
             let inbox = Arc::clone(&inbox);
-            let inspectors = slots.iter().map(|slot| slot.core.inspector()).collect();
+            let inspectors = inspectors.clone();
             Network::start(transport, snapshots, inbox, inspectors, runtime.clone(), now)
         });
         let thread = EngineThread {
@@ -173,6 +177,7 @@ impl HostNode {
             transport: env.transport,
             snapshots,
             reader: proofs,
+            inspectors,
             runtime,
         })
     }
@@ -210,6 +215,13 @@ impl HostNode {
         answer.await.unwrap_or(Err(lost))
     }
 
+    /// Whether a group takes frames as they are. Looked at on the caller's thread, which there may be many of.
+    fn admits(&self, group: usize, frames: &[Frame]) -> Result<(), ProposeError> {
+        let inspector = self.inspectors.get(group).and_then(Option::as_ref);
+        let admitted = inspector.map_or(Ok(()), |inspector| inspector.admits(frames));
+        admitted.map_err(|reason| ProposeError::Invalid { reason })
+    }
+
     fn propose_refused(&self, refused: Refused) -> ProposeError {
         match refused {
             Refused::Full => ProposeError::Overloaded {
@@ -235,7 +247,8 @@ impl Replicator for HostNode {
     async fn propose(&self, frame: Frame, within: Duration) -> Result<Decision, ProposeError> {
         let deadline = self.deadline(within);
         let group = self.place(&frame.shard);
-        // Hashed here, on the caller's thread, which there may be many of.
+        self.admits(group, std::slice::from_ref(&frame))?;
+        // Hashed here, on the caller's thread, too.
         let frame = HashedFrame::from(frame);
         self.ask(
             group,
@@ -256,6 +269,7 @@ impl Replicator for HostNode {
         if self.groups > 1 && frames.iter().any(|frame| self.place(&frame.shard) != group) {
             return self.propose_spread(frames, deadline).await;
         }
+        self.admits(group, &frames)?;
         let frames = frames.into_iter().map(HashedFrame::from).collect();
         self.ask(
             group,
@@ -437,6 +451,11 @@ impl Replicator for HostNode {
         self.admin(group.number() as usize, Admin::Transfer(to), self.deadline(within)).await
     }
 
+    fn signer(&self) -> io::Result<Option<Signer>> {
+        let inspector = self.inspectors.first().and_then(Option::as_ref);
+        inspector.map_or(Ok(None), |inspector| inspector.signer(self.groups))
+    }
+
     fn events(&self) -> EventStream {
         self.shared.listeners.listen()
     }
@@ -480,15 +499,19 @@ impl HostNode {
         deadline: Duration,
     ) -> Result<Vec<Decision>, ProposeError> {
         let places: Vec<_> = frames.iter().map(|frame| self.place(&frame.shard)).collect();
-        let (mut parts, mut answers) = (Vec::new(), Vec::new());
-        for group in places.iter().copied().collect::<BTreeSet<_>>() {
-            let (who, answer) = oneshot::channel();
-            parts.push(SpreadPart { group, frames: Vec::new(), who });
-            answers.push((group, answer));
-        }
+        let mut spread: BTreeMap<usize, Vec<Frame>> = BTreeMap::new();
         for (group, frame) in places.iter().zip(frames) {
-            let part = parts.iter_mut().find(|part| part.group == *group);
-            part.expect("each group has its part").frames.push(HashedFrame::from(frame));
+            spread.entry(*group).or_default().push(frame);
+        }
+        for (group, frames) in &spread {
+            self.admits(*group, frames)?;
+        }
+        let (mut parts, mut answers) = (Vec::new(), Vec::new());
+        for (group, frames) in spread {
+            let (who, answer) = oneshot::channel();
+            let frames = frames.into_iter().map(HashedFrame::from).collect();
+            parts.push(SpreadPart { group, frames, who });
+            answers.push((group, answer));
         }
         self.shared
             .inbox

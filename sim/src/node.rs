@@ -247,6 +247,12 @@ impl Node {
     }
 
     pub(crate) fn packet(&mut self, now: Duration, from: NodeId, packet: Packet) {
+        // As the host does where packets arrive.
+        if let Packet::Forward(forward) = &packet
+            && self.core.inspector().is_some_and(|it| !it.admits_batch(&forward.batch))
+        {
+            return;
+        }
         self.core.packet(now, from, packet, &mut self.effects);
     }
 

@@ -1,11 +1,17 @@
 //! Signatures are looked at where messages arrive, so that the thread that runs the engine finds them looked at.
 
+use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use quorate_certificate::{Certificate, ChainId, FaultModel, ValidatorSet, verify_header_by};
+use bytes::Bytes;
+use quorate_certificate::{
+    Certificate, ChainId, FaultModel, Genesis, Validator, ValidatorSet, verify_header_by,
+};
 use quorate_engine::engine::{Inspector, Message};
-use quorate_replicator::NodeId;
+use quorate_replicator::{Frame, NodeId, Signer};
+use quorate_storage::Body;
 
+use crate::calls::Calls;
 use crate::keys::Looked;
 use crate::mark::Mark;
 use crate::message::Said;
@@ -16,6 +22,7 @@ pub(crate) struct Inspection {
     chain: ChainId,
     fault_model: FaultModel,
     looked: Arc<Looked>,
+    calls: Calls,
     known: RwLock<Known>,
 }
 
@@ -29,18 +36,19 @@ struct Known {
 }
 
 impl Inspection {
-    pub(crate) fn new(
-        chain: ChainId,
-        fault_model: FaultModel,
-        looked: Arc<Looked>,
-        mark: &Mark,
-    ) -> Self {
+    pub(crate) fn new(genesis: &Genesis, group: u32, looked: Arc<Looked>, mark: &Mark) -> Self {
+        let (chain, fault_model) = (genesis.chain(group), genesis.fault_model());
+        let calls = Calls::new(genesis, group, Arc::clone(&looked));
         let known = Known {
             height: mark.height + 1,
             validators: mark.validators.clone(),
             next_validators: mark.next_validators.clone(),
         };
-        Self { chain, fault_model, looked, known: RwLock::new(known) }
+        Self { chain, fault_model, looked, calls, known: RwLock::new(known) }
+    }
+
+    pub(crate) const fn calls(&self) -> &Calls {
+        &self.calls
     }
 
     /// The group stands elsewhere.
@@ -66,16 +74,23 @@ impl Inspector for Inspection {
             return;
         }
         match said {
-            Said::Words(words, _) => {
+            Said::Words(words, carried) => {
                 let validators = match words.height().checked_sub(known.height) {
                     Some(0) => &known.validators,
                     Some(1) => &known.next_validators,
                     _ => return,
                 };
                 for (node, message, signature) in words.signed(&self.chain, validators.epoch()) {
-                    if let Some(validator) = validators.get(node) {
-                        self.looked.verify(&validator.key, &message, &signature);
+                    let validator = validators.get(node);
+                    let verify = |it: &Validator| self.looked.verify(&it.key, &message, &signature);
+                    if !validator.is_some_and(verify) {
+                        return;
                     }
+                }
+                // What a validator has signed for is worth a longer look.
+                if let Some(Body::Frames(batch)) = carried.map(|carried| carried.body) {
+                    drop(known);
+                    self.calls.hold(&batch);
                 }
             }
             Said::Heights(heights) => {
@@ -103,6 +118,18 @@ impl Inspector for Inspection {
             }
             _ => {}
         }
+    }
+
+    fn admits(&self, frames: &[Frame]) -> Result<(), String> {
+        self.calls.admits(frames)
+    }
+
+    fn admits_batch(&self, batch: &Bytes) -> bool {
+        self.calls.hold(batch)
+    }
+
+    fn signer(&self, groups: u32) -> io::Result<Option<Signer>> {
+        self.calls.signer(groups)
     }
 }
 
@@ -139,7 +166,7 @@ mod tests {
         let chain = genesis.chain(0);
         let keys = Keys::new(chain, Arc::new(key(1)), None);
         let mark = Mark::genesis(&genesis, &chain);
-        let inspection = Inspection::new(chain, model, Arc::clone(keys.looked()), &mark);
+        let inspection = Inspection::new(&genesis, 0, Arc::clone(keys.looked()), &mark);
         Bench { chain, signers, keys, inspection }
     }
 

@@ -30,7 +30,11 @@ impl Generations {
 impl Looked {
     /// Whether a signature holds.
     pub(crate) fn verify(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
-        let fingerprint = fingerprint(key, message, signature);
+        self.judge(fingerprint(key, message, signature), || key.verify(message, signature))
+    }
+
+    /// Whether what has this fingerprint holds, which `find` finds out if nobody has looked at it yet.
+    pub(crate) fn judge(&self, fingerprint: [u8; 32], find: impl FnOnce() -> bool) -> bool {
         {
             let looked = self.lock();
             let known = looked.recent.get(&fingerprint).or_else(|| looked.before.get(&fingerprint));
@@ -39,7 +43,7 @@ impl Looked {
             }
         }
         // Two threads may look at the same one; they find the same.
-        let holds = key.verify(message, signature);
+        let holds = find();
         self.note(fingerprint, holds);
         holds
     }

@@ -13,6 +13,7 @@
 //!    what it has said.
 //! 3. What another node says is believed as far as it is signed by a quorum, and no further.
 
+mod calls;
 mod codec;
 mod config;
 mod engine;

@@ -123,7 +123,8 @@ impl QuorumEngine {
             && (header.state_index, header.state) == self.applied
             && match body {
                 Body::Members(bytes) => self.may_change(bytes),
-                Body::Frames(_) | Body::Empty => true,
+                Body::Frames(bytes) => self.inspection.calls().hold(bytes),
+                Body::Empty => true,
             }
     }
 

@@ -67,7 +67,7 @@ impl QuorumEngine {
         let is_changed = next_key.is_some();
         let keys = Keys::new(chain, Arc::clone(&key), next_key);
         let looked = Arc::clone(keys.looked());
-        let inspection = Inspection::new(chain, genesis.fault_model(), looked, &mark);
+        let inspection = Inspection::new(&genesis, group.number(), looked, &mark);
         let mut engine = Self {
             node,
             timing,
