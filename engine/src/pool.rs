@@ -210,10 +210,13 @@ impl<C: Callers> Pool<C> {
             if is_wanted {
                 bytes += cost;
                 runs += signed;
-                batch.extend(self.idle.drain(..length));
-            } else {
-                let unwanted: Vec<_> = self.idle.drain(..length).collect();
-                unwanted.iter().for_each(|pending| self.forget(pending));
+            }
+            for _ in 0..length {
+                let next = self.idle.pop_front().expect("the run is there");
+                match is_wanted {
+                    true => batch.push(next),
+                    false => self.forget(&next),
+                }
             }
         }
         batch
@@ -229,11 +232,12 @@ impl<C: Callers> Pool<C> {
         while let Some(next) = queue.front() {
             let length = pending(next).hashed.frame.run().min(queue.len());
             let is_wanted = queue.iter().take(length).any(|it| self.is_wanted(pending(it)));
-            let run = queue.drain(..length);
-            if is_wanted {
-                wanted.extend(run);
-            } else {
-                unwanted.extend(run);
+            for _ in 0..length {
+                let next = queue.pop_front().expect("the run is there");
+                match is_wanted {
+                    true => wanted.push_back(next),
+                    false => unwanted.push(next),
+                }
             }
         }
         (wanted, unwanted)

@@ -391,6 +391,9 @@ pub(crate) struct InitClusterArgs {
     /// With driver quorum: how they sign, ed25519, ml-dsa-65 or hybrid [default: ed25519]
     #[arg(long, value_name = "WORD")]
     pub(crate) scheme: Option<Scheme>,
+    /// With driver quorum: each call is signed by who makes it, so that no validator can invent or change one
+    #[arg(long)]
+    pub(crate) signed_frames: bool,
     /// The clients, each with a directory of its own
     #[arg(long, value_delimiter = ',', value_name = "NAME,..", default_value = "client")]
     pub(crate) clients: Vec<String>,

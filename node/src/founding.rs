@@ -30,11 +30,12 @@ const BYZANTINE_MIN: usize = 4;
 pub(crate) struct Choice {
     pub(crate) fault_model: FaultModel,
     pub(crate) scheme: Scheme,
+    pub(crate) signed_frames: bool,
 }
 
 impl Default for Choice {
     fn default() -> Self {
-        Self { fault_model: FaultModel::Byzantine, scheme: Scheme::Ed25519 }
+        Self { fault_model: FaultModel::Byzantine, scheme: Scheme::Ed25519, signed_frames: false }
     }
 }
 
@@ -57,7 +58,7 @@ impl Founding {
         founders: &[NodeId],
         choice: Choice,
     ) -> Result<Self, Failure> {
-        let Choice { fault_model, scheme } = choice;
+        let Choice { fault_model, scheme, signed_frames } = choice;
         let mut keys = BTreeMap::new();
         for node in nodes {
             keys.insert(node, SigningKey::generate(scheme).map_err(Failure::service)?);
@@ -73,6 +74,7 @@ impl Founding {
         let validators = validators.collect();
         let genesis = Genesis::new(cluster.bytes(), fault_model, scheme, drift_ms, validators)
             .map_err(Failure::usage)?;
+        let genesis = if signed_frames { genesis.with_signed_frames() } else { genesis };
         Ok(Self { genesis, keys: Arc::new(keys) })
     }
 

@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use quorate::limits::{FRAME_BYTES_MAX, SESSION_UNSETTLED_MAX};
 use quorate::{
-    Commit, Decision, Durability, Frame, FrameId, ProposeError, ReadError, Replicator, SessionId,
-    ShardKey,
+    Commit, Decision, Durability, Frame, FrameId, ProposeError, ReadError, Rejection, Replicator,
+    SessionId, ShardKey, Signer,
 };
 use tokio::task::JoinSet;
 
@@ -123,8 +123,10 @@ async fn import(
     let digest = hasher.finalize();
 
     let status = replicator.status();
+    let signer = replicator.signer().map_err(Failure::service)?.map(Arc::new);
+    // What is kept nowhere cannot be resumed, and a key that signs is not kept.
+    let state_dir = state_dir.filter(|_| signer.is_none());
     let (state, resumed) = match state_dir {
-        // What is kept nowhere cannot be resumed.
         None => (None, false),
         Some(directory) => {
             let (state, resumed) =
@@ -133,9 +135,10 @@ async fn import(
             (Some(state), resumed)
         }
     };
-    let session = match &state {
-        Some(state) => state.session(),
-        None => SessionId::random().map_err(Failure::service)?,
+    let session = match (&state, &signer) {
+        (_, Some(signer)) => signer.session(),
+        (Some(state), None) => state.session(),
+        (None, None) => SessionId::random().map_err(Failure::service)?,
     };
     let mut import = Import {
         replicator,
@@ -143,6 +146,7 @@ async fn import(
         lines: Lines::new(BufReader::with_capacity(1 << 20, file)),
         held: None,
         session,
+        signer,
         state,
         groups: HashMap::new(),
         window: Window::default(),
@@ -171,6 +175,8 @@ struct Import<'a> {
     /// A line that was read and has to wait for room.
     held: Option<(u64, Line)>,
     session: SessionId,
+    /// Where frames have to be signed.
+    signer: Option<Arc<Signer>>,
     state: Option<ImportState>,
     /// Groups that were met, each with the shard that was met first and the first serial that is not settled.
     groups: HashMap<u32, (ShardKey, u64)>,
@@ -203,7 +209,7 @@ impl Import<'_> {
                     pace.sent += chunk.frames.len() as u64;
                 }
                 self.window.sent(&chunk);
-                flying.spawn(chunk.propose(Arc::clone(self.replicator)));
+                flying.spawn(chunk.propose(Arc::clone(self.replicator), self.signer.clone()));
             }
             let answered = match (wait, flying.is_empty()) {
                 (None, true) => return Ok(()),
@@ -363,12 +369,18 @@ impl Import<'_> {
     }
 
     async fn open_session(&self, shard: &ShardKey) -> Result<(), Failure> {
-        let open = Frame::open_session(self.session, shard.clone());
         let deadline = Instant::now() + PATIENCE;
         let mut pause = PAUSE_MIN;
         loop {
-            let problem = match self.replicator.propose(open.clone(), ATTEMPT).await {
+            let open = match &self.signer {
+                Some(signer) => signer.open_session(shard, &self.replicator.status()),
+                None => Ok(Frame::open_session(self.session, shard.clone())),
+            };
+            let open = open.map_err(Failure::service)?;
+            let problem = match self.replicator.propose(open, ATTEMPT).await {
                 Ok(Decision::Accept(_)) => return Ok(()),
+                // An idle group had not told how late it is.
+                Ok(Decision::Reject(rejection @ Rejection::Expired)) => rejection.to_string(),
                 Ok(Decision::Reject(rejection)) => return Err(Failure::service(rejection)),
                 Ok(Decision::Timeout | Decision::Undecided) => "no decision in time".to_string(),
                 Err(error) if passes(&error) => error.to_string(),
@@ -414,7 +426,8 @@ impl Import<'_> {
             state.finish().map_err(kept)?;
         }
         for (shard, _) in self.groups.values() {
-            let close = Frame::close_session(self.session, shard.clone());
+            let mut close = Frame::close_session(self.session, shard.clone());
+            sign(self.signer.as_deref(), std::slice::from_mut(&mut close))?;
             if let Err(error) = self.replicator.propose(close, ATTEMPT).await {
                 // The group ends it by itself after a while without use.
                 tracing::warn!(%error, "the session of the import was not closed");
@@ -466,6 +479,11 @@ impl Window {
     }
 }
 
+/// Signs what is to be proposed together, where that is wanted.
+fn sign(signer: Option<&Signer>, frames: &mut [Frame]) -> Result<(), Failure> {
+    signer.map_or(Ok(()), |signer| signer.sign(frames)).map_err(Failure::service)
+}
+
 /// Frames that are proposed together, in the order of their serials.
 #[derive(Debug, Default)]
 struct Chunk {
@@ -496,7 +514,11 @@ enum Answer {
 impl Chunk {
     /// Proposes until every frame is answered. Frames without an answer are proposed again under the same ids, in
     /// the same order, which is safe.
-    async fn propose(self, replicator: Arc<dyn Replicator>) -> Result<Answered, Failure> {
+    async fn propose(
+        self,
+        replicator: Arc<dyn Replicator>,
+        signer: Option<Arc<Signer>>,
+    ) -> Result<Answered, Failure> {
         let begun = Instant::now();
         let Self { frames, keys } = self;
         let mut outcomes: Vec<Option<Outcome>> = frames.iter().map(|_| None).collect();
@@ -511,7 +533,8 @@ impl Chunk {
             if open.is_empty() {
                 break;
             }
-            let offered = open.iter().map(|at| frames[*at].clone()).collect();
+            let mut offered: Vec<_> = open.iter().map(|at| frames[*at].clone()).collect();
+            sign(signer.as_deref(), &mut offered)?;
             let mut answered = |at: usize, answer| {
                 outcomes[at] = Some(Outcome { answer, took: begun.elapsed() });
                 patient_until = Instant::now() + PATIENCE;

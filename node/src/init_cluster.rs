@@ -56,16 +56,17 @@ pub(crate) fn cluster(
 
 /// What the validators are to be, which only driver quorum has.
 fn choice(arguments: &InitClusterArgs, driver: &str) -> Result<Choice, Failure> {
-    let InitClusterArgs { fault_model, scheme, .. } = arguments;
-    if driver != QUORUM && (fault_model.is_some() || scheme.is_some()) {
+    let InitClusterArgs { fault_model, scheme, signed_frames, .. } = arguments;
+    if driver != QUORUM && (fault_model.is_some() || scheme.is_some() || *signed_frames) {
         return Err(Failure::usage(format!(
-            "--fault-model and --scheme are about validators, which driver {driver} does not have; leave them out, or take --driver {QUORUM}"
+            "--fault-model, --scheme and --signed-frames are about validators, which driver {driver} does not have; leave them out, or take --driver {QUORUM}"
         )));
     }
     let default = Choice::default();
     Ok(Choice {
         fault_model: fault_model.unwrap_or(default.fault_model),
         scheme: scheme.unwrap_or(default.scheme),
+        signed_frames: *signed_frames,
     })
 }
 

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::limits::SESSION_IDLE_MS;
 use crate::{
     Commit, Decision, Frame, FrameId, GroupId, LogTime, ProposeError, Rejection, Replicator,
     SessionId, ShardKey, Signer,
@@ -183,14 +182,14 @@ impl Session {
                 return Ok(true);
             }
         }
-        let mut open = Frame::open_session(frame.id.session, frame.shard.clone());
         loop {
-            if signer.is_some() {
-                open.valid_until = Some(self.opens_until(group));
-                sign(signer, &mut open)?;
-            }
+            let open = match signer {
+                Some(signer) => signer.open_session(&frame.shard, &self.replicator.status()),
+                None => Ok(Frame::open_session(frame.id.session, frame.shard.clone())),
+            };
+            let open = open.map_err(unsigned)?;
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.replicator.propose(open.clone(), left).await? {
+            match self.replicator.propose(open, left).await? {
                 Decision::Accept(_) => {
                     let mut state = self.state.lock();
                     if state.id == frame.id.session {
@@ -212,14 +211,6 @@ impl Session {
         }
     }
 
-    /// Until when a session that is signed for may be opened in a group. That is over before the group can have forgotten the session, so that
-    /// nobody who has kept its frames can open it again and have them happen twice.
-    fn opens_until(&self, group: GroupId) -> LogTime {
-        let groups = self.replicator.status().groups;
-        let now = groups.iter().find(|status| status.group == group);
-        now.map_or(LogTime::ZERO, |status| status.log_time).plus_ms(SESSION_OPENS_MS)
-    }
-
     /// Everything below this has been answered.
     fn settled(&self, id: FrameId) -> u64 {
         let state = self.state.lock();
@@ -237,12 +228,13 @@ impl fmt::Debug for Session {
     }
 }
 
-/// Log time, in milliseconds, for which a session that is signed for may be opened: half of that after which it ends for want of use.
-const SESSION_OPENS_MS: u64 = SESSION_IDLE_MS / 2;
-
 fn sign(signer: Option<&Signer>, frame: &mut Frame) -> Result<(), ProposeError> {
     let signed = signer.map_or(Ok(()), |signer| signer.sign(std::slice::from_mut(frame)));
-    signed.map_err(|error| ProposeError::Invalid { reason: error.to_string() })
+    signed.map_err(unsigned)
+}
+
+fn unsigned(error: io::Error) -> ProposeError {
+    ProposeError::Invalid { reason: error.to_string() }
 }
 
 /// What a session and its attempts share. Never held across an await: a few operations on small sets.

@@ -14,8 +14,8 @@ use std::io;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{RUN_BYTES_MAX, RUN_FRAMES_MAX};
-use crate::{Frame, GroupId, SessionId};
+use crate::limits::{RUN_BYTES_MAX, RUN_FRAMES_MAX, SESSION_IDLE_MS};
+use crate::{Frame, GroupId, LogTime, SessionId, ShardKey, Status};
 
 /// The signature of a run of frames: of the one that has it, and of those that follow.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +64,25 @@ impl Signer {
     /// The session that its key names.
     pub const fn session(&self) -> SessionId {
         self.session
+    }
+
+    /// The frame that opens its session in the group of `shard`. It is valid until half of the time has passed after which a session ends for want of
+    /// use: once the group has forgotten the session, nobody who has kept its frames can open it again, and have them happen twice.
+    ///
+    /// `status`: of the node that it is proposed to, which says how late it is. An idle group may be later, and answers that the frame
+    /// has [expired](crate::Rejection::Expired); it has told the time then, and another frame will do.
+    ///
+    /// # Errors
+    ///
+    /// The system gave no randomness.
+    pub fn open_session(&self, shard: &ShardKey, status: &Status) -> io::Result<Frame> {
+        let group = GroupId::of(shard, self.groups);
+        let now = status.groups.iter().find(|status| status.group == group);
+        let now = now.map_or(LogTime::ZERO, |status| status.log_time);
+        let mut open = Frame::open_session(self.session, shard.clone());
+        open.valid_until = Some(now.plus_ms(SESSION_IDLE_MS / 2));
+        self.sign(std::slice::from_mut(&mut open))?;
+        Ok(open)
     }
 
     /// Signs frames that are to be proposed together: those of each group are cut into as few runs as fit.
@@ -119,7 +138,7 @@ impl fmt::Debug for Signer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{FrameId, ShardKey};
+    use crate::FrameId;
 
     fn signer(groups: u32) -> Signer {
         Signer::new(SessionId::new([1; 16]), groups, |group, frames| {
