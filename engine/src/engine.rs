@@ -37,8 +37,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_replicator::{
-    AdminError, DecidedBatch, Frame, GroupId, LogTime, Member, MemberChange, NodeId, PeerStatus, Role,
-    Signer,
+    AdminError, DecidedBatch, Frame, GroupId, LogTime, Member, MemberChange, NodeId, PeerStatus,
+    Role, Signer,
 };
 use quorate_storage::{Body, Entry, Index, Record, Seq, Tag};
 use serde::{Deserialize, Serialize};

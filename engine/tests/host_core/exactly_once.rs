@@ -184,6 +184,23 @@ fn a_frame_that_came_too_late_is_rejected_for_ever() {
 }
 
 #[test]
+fn an_opening_that_is_kept_does_not_bring_a_session_back() {
+    let mut desk = Desk::open(config());
+    desk.pass(100);
+    let until = config().sessions.idle_ms / 2;
+    let open = Frame::open_session(session(1), shard());
+    let open = Frame { valid_until: Some(LogTime::from_ms(until)), ..open };
+    let first = desk.decide(open.clone()).unwrap().accepted().unwrap();
+    assert_eq!(accepted(desk.decide(frame(1, 1, "a"))).1, "1");
+    // While the session lives, it is told where it was opened first; it may be too late for that, too.
+    desk.pass(until);
+    assert_eq!(desk.decide(open.clone()), Ok(Decision::Accept(first)));
+    desk.pass(2 * until + 1);
+    assert_eq!(desk.decide(open), Ok(Decision::Reject(Rejection::Expired)));
+    assert_eq!(desk.decide(frame(1, 1, "a")), Err(ProposeError::SessionEnded));
+}
+
+#[test]
 fn long_replies_are_given_once_and_old_ones_make_room() {
     let mut config = config();
     config.sessions.reply_bytes_max = 2;

@@ -1,6 +1,7 @@
 //! Validators come, go, and change their keys while batches are decided.
 
 mod log_time;
+mod signed;
 mod table;
 
 use std::time::Duration;

@@ -12,7 +12,7 @@ use quorate_driver_quorum::simulation::{Ballot, Heard, hear};
 use quorate_driver_quorum::{QuorumConfig, QuorumDriver, Setup};
 use quorate_engine::engine::{
     Admin, Checkpointed, Deliver, Delivery, Demand, Engine, EngineDriver, EngineStatus, Input,
-    Message, Now, Opening, Output, TimerId, Verdict,
+    Inspector, Message, Now, Opening, Output, TimerId, Verdict,
 };
 use quorate_replicator::{AdminError, GroupId, LogTime, Member, MemberChange, NodeId};
 use quorate_storage::{Body, Entry, Index, Record, Recovered, Tag};
@@ -53,6 +53,8 @@ pub(crate) struct Table {
     /// All votes that were sent.
     pub(crate) votes: Vec<Ballot>,
     offered: Vec<Bytes>,
+    /// Who proposes what nobody offered.
+    lie: Option<(usize, Bytes)>,
     tickets: u64,
     /// How many messages may still be heard; all, if nothing is said.
     pub(crate) patience: Option<usize>,
@@ -81,11 +83,16 @@ pub(crate) fn next_key(scheme: Scheme, node: u64) -> Arc<SigningKey> {
 impl Table {
     /// Four validators, and a fifth node that knows them; all have another key of `next` at hand.
     pub(crate) fn new(next: Scheme) -> Self {
+        Self::with(next, |genesis| genesis)
+    }
+
+    /// The same, with another genesis than usual.
+    pub(crate) fn with(next: Scheme, change: impl Fn(Genesis) -> Genesis) -> Self {
         let old = |node: u64| key(Scheme::Ed25519, node as u8);
         let validator = |node: u64| Validator { node, power: 1, key: old(node).public().clone() };
         let (model, scheme) = (FaultModel::Byzantine, Scheme::Ed25519);
         let validators = (1..=4).map(validator).collect();
-        let genesis = Genesis::new([7; 16], model, scheme, 500, validators).unwrap();
+        let genesis = change(Genesis::new([7; 16], model, scheme, 500, validators).unwrap());
         let setup = |node: u64| {
             let mut setup = Setup::new(genesis.clone(), old(node));
             setup.next_key = Some(next_key(next, node));
@@ -116,6 +123,7 @@ impl Table {
             messages: VecDeque::new(),
             votes: Vec::new(),
             offered: Vec::new(),
+            lie: None,
             tickets: 0,
             patience: None,
             hesitates: false,
@@ -184,12 +192,32 @@ impl Table {
 
     /// A batch that all nodes try to have decided.
     pub(crate) fn offer(&mut self) {
-        let batch = Bytes::from(format!("batch {}", self.offered.len()));
+        self.offer_batch(Bytes::from(format!("batch {}", self.offered.len())));
+    }
+
+    pub(crate) fn offer_batch(&mut self, batch: Bytes) {
         self.offered.push(batch);
         (0..self.seats.len()).for_each(|at| {
             self.step(at, Input::Waiting);
             self.turn(at);
         });
+    }
+
+    /// Who is to propose, as a node knows it, proposes this from now on and nothing else.
+    pub(crate) fn lie(&mut self, batch: Bytes) {
+        let liar = self.status(1).proposer.expect("somebody is to propose");
+        self.lie = Some((Self::place_of(liar.number()), batch));
+    }
+
+    /// At how many nodes a batch was delivered.
+    pub(crate) fn delivered(&self, batch: &Bytes) -> usize {
+        self.seats.iter().filter(|seat| seat.delivered.contains_key(batch)).count()
+    }
+
+    /// What a node's callers and peers are asked about frames before it proposes them.
+    pub(crate) fn inspector(&self, node: u64) -> Arc<dyn Inspector> {
+        let engine = self.seats[Self::place_of(node)].engine.as_ref().expect("it runs");
+        engine.inspector().expect("signatures are looked at")
     }
 
     /// A node says something to these, whatever it is.
@@ -327,7 +355,9 @@ impl Table {
         let now = self.now;
         let seat = &mut self.seats[at];
         let Some(engine) = &mut seat.engine else { return false };
-        let open = self.offered.iter().find(|batch| !seat.delivered.contains_key(*batch));
+        let lie = self.lie.iter().filter(|(liar, _)| *liar == at).map(|(_, lie)| lie);
+        let mut all = lie.chain(&self.offered);
+        let open = all.find(|batch| !seat.delivered.contains_key(*batch));
         let Some(batch) = open else { return false };
         matches!(engine.demand(), Demand::Here { .. })
             && engine.propose(now, Body::Frames(batch.clone()), &mut seat.out).is_ok()
