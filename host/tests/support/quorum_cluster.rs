@@ -41,11 +41,21 @@ impl QuorumCluster {
 
 /// The genesis of so many validators, and a driver that has their keys.
 pub(crate) fn found(count: u64, model: FaultModel) -> (Genesis, QuorumDriver) {
+    found_with(count, model, |genesis| genesis)
+}
+
+/// The same, with another genesis than usual.
+pub(crate) fn found_with(
+    count: u64,
+    model: FaultModel,
+    change: impl Fn(Genesis) -> Genesis,
+) -> (Genesis, QuorumDriver) {
     let keys: Vec<_> =
         (0..count).map(|_| Arc::new(SigningKey::generate(Scheme::Ed25519).unwrap())).collect();
     let validators =
         (1..).zip(&keys).map(|(node, key)| Validator { node, power: 1, key: key.public().clone() });
     let genesis = Genesis::new([7; 16], model, Scheme::Ed25519, 500, validators.collect()).unwrap();
+    let genesis = change(genesis);
     let driver = QuorumDriver::with_setups(
         (1..).zip(keys).map(|(node, key)| (NodeId::new(node), Setup::new(genesis.clone(), key))),
     );
