@@ -57,7 +57,7 @@ impl Calls {
             let problem = error.problem;
             match problem {
                 CallProblem::Unsigned | CallProblem::Session => format!(
-                    "{id}{problem}; take a Session, which signs what it proposes, or number frames in the session of Replicator::signer"
+                    "{id}{problem}; a Session signs what it proposes, at a client whose genesis_file names the genesis, too; who numbers frames by hand takes the session of Replicator::signer"
                 ),
                 _ => format!("{id}{problem}"),
             }
