@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::call::{CallError, verify_body_calls};
 use crate::change::MembersBody;
 use crate::codec::hex;
 use crate::decided::Decided;
@@ -116,6 +117,14 @@ pub enum AuditError {
         /// Of which state.
         index: u64,
     },
+    /// A frame was not proposed by the one whom its session names: more validators lied than may.
+    #[error("height {height}: {error}")]
+    Call {
+        /// Of which height.
+        height: u64,
+        /// What is wrong.
+        error: CallError,
+    },
     /// It ends before the tip that is to be found.
     #[error("it ends at height {height}, and {wanted} is decided: its tail is missing")]
     Tail {
@@ -209,6 +218,12 @@ impl Audit {
             return Err(AuditError::OtherTip { height, found: header.id(), wanted });
         }
         self.validators.verify(decided)?;
+        if let Some(scheme) = self.validators.calls()
+            && header.kind == BodyKind::Frames
+        {
+            verify_body_calls(self.validators.chain(), scheme, decided.body)
+                .map_err(|error| AuditError::Call { height, error })?;
+        }
         if header.kind == BodyKind::Members {
             let change = self.change(height, decided.body);
             self.validators.apply(height, decided.body)?;

@@ -12,6 +12,7 @@
 
 use bytes::Bytes;
 
+use crate::call::{CallFrame, CallHead};
 use crate::codec::{Malformed, Writer, hash};
 use crate::header::BodyKind;
 
@@ -45,6 +46,26 @@ pub fn frames_of(body: &Bytes) -> Option<Vec<ProvenFrame>> {
         let shard = Cursor { bytes: shard, at: 0 }.text()?;
         let shard = String::from_utf8(shard.to_vec()).ok()?;
         proven(slot, &frame, shard, |payload| body.slice_ref(payload))
+    });
+    frames.collect()
+}
+
+/// What is signed of each frame of a batch, and the heads of calls; none if the bytes are not a batch.
+pub(crate) fn calls_of(body: &[u8]) -> Option<Vec<(Option<CallHead<'_>>, CallFrame<'_>)>> {
+    let parts = Parts::of(body)?;
+    let frames = parts.frames.iter().map(|frame| {
+        let frame = Cursor { bytes: frame, at: 0 }.frame()?;
+        let shard = parts.shards.get(usize::try_from(frame.shard).ok()?)?;
+        let shard = Cursor { bytes: shard, at: 0 }.text()?;
+        let call = CallFrame {
+            session: frame.session.try_into().ok()?,
+            serial: frame.serial,
+            settled: frame.settled,
+            shard: std::str::from_utf8(shard).ok()?,
+            payload: frame.payload,
+            valid_until_ms: frame.valid_until_ms,
+        };
+        Some((frame.call, call))
     });
     frames.collect()
 }
@@ -214,11 +235,13 @@ pub struct ProvenFrame {
 struct RawFrame<'a> {
     session: &'a [u8],
     serial: u64,
+    settled: u64,
     shard: u64,
     payload: &'a [u8],
     /// Where the payload ends in what is read.
     payload_end: usize,
     valid_until_ms: Option<u64>,
+    call: Option<CallHead<'a>>,
 }
 
 /// Reads as much of MessagePack as batches have.
@@ -314,7 +337,7 @@ impl<'a> Cursor<'a> {
         if !matches!(elements, 6 | 7) {
             return None;
         }
-        let (session, serial, _) = (self.binary()?, self.integer()?, self.integer()?);
+        let (session, serial, settled) = (self.binary()?, self.integer()?, self.integer()?);
         let (shard, payload) = (self.integer()?, self.binary()?);
         let payload_end = self.at;
         let valid_until_ms = match self.bytes.get(self.at)? {
@@ -324,13 +347,25 @@ impl<'a> Cursor<'a> {
             }
             _ => Some(self.integer()?),
         };
-        if elements == 7 {
-            if self.array()? != 3 {
-                return None;
-            }
-            (self.integer()?, self.binary()?, self.binary()?);
-        }
-        Some(RawFrame { session, serial, shard, payload, payload_end, valid_until_ms })
+        let call = match elements {
+            6 => None,
+            _ if self.array()? != 3 => return None,
+            _ => Some(CallHead {
+                frames: u32::try_from(self.integer()?).ok()?,
+                key: self.binary()?,
+                signature: self.binary()?,
+            }),
+        };
+        Some(RawFrame {
+            session,
+            serial,
+            settled,
+            shard,
+            payload,
+            payload_end,
+            valid_until_ms,
+            call,
+        })
     }
 }
 

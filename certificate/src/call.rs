@@ -10,6 +10,7 @@
 
 use std::fmt;
 
+use crate::body::calls_of;
 use crate::codec::{Writer, hash};
 use crate::genesis::{ChainId, Genesis};
 use crate::key::{PublicKey, Signature, SigningError, SigningKey};
@@ -65,6 +66,9 @@ pub struct CallError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallProblem {
+    /// The batch cannot be read.
+    #[error("the batch cannot be read")]
+    Unread,
     /// No signature is for it.
     #[error("it is not signed, and the genesis wants that")]
     Unsigned,
@@ -168,6 +172,16 @@ pub fn verify_calls<'a>(
         rest = others;
     }
     Ok(())
+}
+
+/// As [`verify_calls`], of the frames of a batch.
+pub(crate) fn verify_body_calls(
+    chain: &ChainId,
+    scheme: Scheme,
+    body: &[u8],
+) -> Result<(), CallError> {
+    let unread = CallError { slot: 0, problem: CallProblem::Unread };
+    verify_calls(chain, scheme, &calls_of(body).ok_or(unread)?)
 }
 
 /// What a proposer signs its calls with: made for one session, and kept by nobody.

@@ -7,6 +7,7 @@ use crate::decided::Decided;
 use crate::fault_model::FaultModel;
 use crate::genesis::{ChainId, Genesis};
 use crate::header::{BodyKind, Header};
+use crate::scheme::Scheme;
 use crate::validator::ValidatorSet;
 
 /// How many heights after the one that decides a change it is in force: the next one is under way already.
@@ -22,6 +23,8 @@ pub struct ValidatorHistory {
     /// What new keys are signed for, in all groups.
     key_chain: ChainId,
     fault_model: FaultModel,
+    /// How calls are signed, where the genesis wants that.
+    calls: Option<Scheme>,
     /// The validators, each with the first height they decide.
     sets: Vec<(u64, ValidatorSet)>,
     /// The height of the newest change; 0 before the first.
@@ -89,6 +92,7 @@ impl ValidatorHistory {
             chain: genesis.chain(group),
             key_chain: genesis.key_chain(),
             fault_model: genesis.fault_model(),
+            calls: genesis.signed_frames().then(|| genesis.validators().scheme()),
             sets: vec![(0, genesis.validators().clone())],
             changed: 0,
         }
@@ -112,6 +116,11 @@ impl ValidatorHistory {
     /// Against what the validators stand.
     pub const fn fault_model(&self) -> FaultModel {
         self.fault_model
+    }
+
+    /// How the calls of all batches are [signed](crate::verify_calls); none where the genesis does not ask.
+    pub const fn calls(&self) -> Option<Scheme> {
+        self.calls
     }
 
     /// The validators of a height, as far as changes are known: those of heights up to [`changed`](Self::changed) + 2 are certain.

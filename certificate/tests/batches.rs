@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use quorate_certificate::{BodyKind, FrameProof, ProvenFrame, body_hash, frames_of};
 use quorate_engine::{BatchEncoder, BatchHead, Witness};
-use quorate_replicator::{Frame, FrameId, LogTime, SessionId, ShardKey};
+use quorate_replicator::{CallSignature, Frame, FrameId, LogTime, SessionId, ShardKey};
 
 fn encode(frames: &[Frame]) -> Bytes {
     let witness = Witness { index: 70_000, history: [9; 32] };
@@ -18,6 +18,9 @@ fn frame(serial: u64) -> Frame {
     let shard = ShardKey::new("org", &format!("{}{}", "n".repeat(bytes.min(60)), serial % 40));
     let mut frame = Frame::new(id, shard.unwrap(), vec![serial as u8; bytes]);
     frame.settled = serial.saturating_sub(1);
+    let (key, signature) = (vec![1; bytes.min(300)].into(), vec![2; 64].into());
+    let signed = CallSignature { frames: bytes as u32 + 1, key, signature };
+    frame.signed = serial.is_multiple_of(2).then(|| Box::new(signed));
     frame.valid_until = serial.is_multiple_of(3).then(|| LogTime::from_ms(serial << (serial % 40)));
     frame
 }
