@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_replicator::{
-    Consistency, Decision, Frame, FrameId, ProposeError, Replicator, SessionId, ShardKey,
+    Consistency, Decision, Frame, FrameId, ProposeError, Replicator, SessionId, ShardKey, Signer,
 };
 use tokio::task::JoinSet;
 
@@ -58,6 +58,7 @@ struct Client {
     replicator: Arc<dyn Replicator>,
     shard: ShardKey,
     session: SessionId,
+    signer: Option<Signer>,
     serial: u64,
     payload: Bytes,
     call: Call,
@@ -73,13 +74,22 @@ impl Clients {
         let mut opening = JoinSet::new();
         for (replicator, shard) in places.iter().cycle().take(count).cloned() {
             opening.spawn(async move {
-                let session = SessionId::random().expect("the system has a random source");
+                let signer = replicator.signer().expect("the system has a random source");
+                let session = match &signer {
+                    Some(signer) => signer.session(),
+                    None => SessionId::random().expect("the system has a random source"),
+                };
                 if !matches!(call, Call::Read) {
-                    let open = Frame::open_session(session, shard.clone());
+                    let open = match &signer {
+                        Some(signer) => signer
+                            .open_session(&shard, &replicator.status())
+                            .expect("the system has a random source"),
+                        None => Frame::open_session(session, shard.clone()),
+                    };
                     accepted(replicator.propose(open, WITHIN).await);
                 }
                 let payload = vec![7; BYTES].into();
-                Client { replicator, shard, session, serial: 1, payload, call }
+                Client { replicator, shard, session, signer, serial: 1, payload, call }
             });
         }
         Self(opening.join_all().await)
@@ -109,11 +119,13 @@ impl Client {
         let settled = self.serial;
         match self.call {
             Call::One => {
-                let frame = self.frame(settled);
+                let mut frame = self.frame(settled);
+                self.sign(std::slice::from_mut(&mut frame));
                 accepted(self.replicator.propose(frame, WITHIN).await);
             }
             Call::Many(count) => {
-                let frames = (0..count).map(|_| self.frame(settled)).collect();
+                let mut frames: Vec<_> = (0..count).map(|_| self.frame(settled)).collect();
+                self.sign(&mut frames);
                 let decided = self.replicator.propose_many(frames, WITHIN).await;
                 let decisions = decided.expect("the node serves");
                 assert_eq!(decisions.len(), count);
@@ -125,6 +137,11 @@ impl Client {
                 read.await.expect("the node serves");
             }
         }
+    }
+
+    fn sign(&self, frames: &mut [Frame]) {
+        let signed = self.signer.as_ref().map_or(Ok(()), |signer| signer.sign(frames));
+        signed.expect("the system has a random source");
     }
 
     fn frame(&mut self, settled: u64) -> Frame {

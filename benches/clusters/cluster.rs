@@ -35,6 +35,8 @@ pub(crate) enum Kind {
     Raft,
     /// Four nodes that decide by signed votes.
     Quorum(Scheme),
+    /// The same with Ed25519, of what clients have signed.
+    SignedFrames,
     /// One node that decides alone.
     Local,
 }
@@ -56,11 +58,12 @@ impl Cluster {
         let directory = tempfile::tempdir_in(target).expect("a directory for the data");
         let members: Vec<_> = match kind {
             Kind::Raft => (1..=NODES).map(NodeId::new).collect(),
-            Kind::Quorum(_) => (1..=VALIDATORS).map(NodeId::new).collect(),
+            Kind::Quorum(_) | Kind::SignedFrames => (1..=VALIDATORS).map(NodeId::new).collect(),
             Kind::Local => vec![NodeId::new(1)],
         };
         let voting = match kind {
-            Kind::Quorum(scheme) => voting(scheme, &members),
+            Kind::Quorum(scheme) => voting(scheme, &members, |genesis| genesis),
+            Kind::SignedFrames => voting(Scheme::Ed25519, &members, Genesis::with_signed_frames),
             Kind::Raft | Kind::Local => QuorumDriver::default(),
         };
         let hub = MemoryHub::new(1);
@@ -83,7 +86,7 @@ impl Cluster {
                     env.transport = Some(hub.connect(*node));
                     Hosted::new(RaftDriver, config).open(RaftConfig::default(), env, machine).await
                 }
-                Kind::Quorum(_) => {
+                Kind::Quorum(_) | Kind::SignedFrames => {
                     env.transport = Some(hub.connect(*node));
                     let hosted = Hosted::new(voting.clone(), config);
                     hosted.open(QuorumConfig::default(), env, machine).await
@@ -139,7 +142,11 @@ impl Cluster {
 }
 
 /// Validators with one vote each.
-fn voting(scheme: Scheme, members: &[NodeId]) -> QuorumDriver {
+fn voting(
+    scheme: Scheme,
+    members: &[NodeId],
+    change: impl FnOnce(Genesis) -> Genesis,
+) -> QuorumDriver {
     let generate =
         |_| Arc::new(SigningKey::generate(scheme).expect("the system has a random source"));
     let keys: Vec<_> = members.iter().map(generate).collect();
@@ -151,6 +158,7 @@ fn voting(scheme: Scheme, members: &[NodeId]) -> QuorumDriver {
     let validators = members.iter().zip(&keys).map(validator).collect();
     let genesis = Genesis::new(CLUSTER, FaultModel::Byzantine, scheme, 500, validators)
         .expect("these can be validators");
+    let genesis = change(genesis);
     QuorumDriver::with_setups(
         members
             .iter()

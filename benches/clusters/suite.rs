@@ -119,6 +119,7 @@ fn row(
     if place == Place::Leader && durability == Durability::Memory {
         opened.push(("quorum ml-dsa-65", Kind::Quorum(Scheme::MlDsa65), 1));
         opened.push(("quorum hybrid", Kind::Quorum(Scheme::Hybrid), 1));
+        opened.push(("quorum signed frames", Kind::SignedFrames, 1));
     }
     let (mut entrants, mut clusters) = (Vec::new(), Vec::new());
     for (name, kind, groups) in opened.into_iter().filter(|(name, ..)| wanted(name)) {
