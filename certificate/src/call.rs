@@ -174,12 +174,12 @@ pub fn verify_calls<'a>(
     Ok(())
 }
 
-/// As [`verify_calls`], of the frames of a batch.
-pub(crate) fn verify_body_calls(
-    chain: &ChainId,
-    scheme: Scheme,
-    body: &[u8],
-) -> Result<(), CallError> {
+/// As [`verify_calls`], of the frames of an encoded batch.
+///
+/// # Errors
+///
+/// The first thing that is wrong.
+pub fn verify_body_calls(chain: &ChainId, scheme: Scheme, body: &[u8]) -> Result<(), CallError> {
     let unread = CallError { slot: 0, problem: CallProblem::Unread };
     verify_calls(chain, scheme, &calls_of(body).ok_or(unread)?)
 }

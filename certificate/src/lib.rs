@@ -63,7 +63,7 @@ pub use audit::{Audit, AuditError, Audited, AuditedChange};
 pub use body::{FrameProof, FrameProofs, ProvenFrame, body_hash, frames_of};
 pub use call::{
     CALLS_MAX, CallError, CallFrame, CallHead, CallKey, CallProblem, call_bytes, session_of,
-    verify_calls,
+    verify_body_calls, verify_calls,
 };
 pub use certificate::{
     Certificate, CertificateError, verify_certificate, verify_header, verify_header_by,

@@ -5,7 +5,10 @@ mod common;
 use std::fmt::Write;
 
 use common::Cluster;
-use quorate_certificate::{BodyKind, FaultModel, Scheme, VoteType, proposal_bytes, vote_bytes};
+use quorate_certificate::{
+    BodyKind, CallFrame, FaultModel, Scheme, VoteType, call_bytes, proposal_bytes, session_of,
+    vote_bytes,
+};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -24,6 +27,11 @@ fn layouts_are_as_they_were() {
         .map(|scheme| Cluster::new(7, scheme, FaultModel::Crash, 3).genesis.hash());
     let prevote = vote_bytes(&chain, 5, VoteType::Prevote, 6, 7, Some(&id), 8);
     let nil = vote_bytes(&chain, 5, VoteType::Precommit, 6, 7, None, 8);
+    let frame = |serial, valid_until_ms| {
+        let (shard, payload, settled) = ("org/ns", &b"payload"[..], serial - 1);
+        CallFrame { session: &[9; 16], serial, settled, shard, payload, valid_until_ms }
+    };
+    let frames = [frame(1, None), frame(2, Some(77))];
     let lines = [
         ("genesis", cluster.genesis.encode()),
         ("genesis hash", cluster.genesis.hash().into()),
@@ -41,6 +49,9 @@ fn layouts_are_as_they_were() {
         ("proposal", proposal_bytes(&chain, 5, 6, 7, Some(3), &id, 8)),
         ("first proposal", proposal_bytes(&chain, 5, 6, 7, None, &id, 8)),
         ("certificate", cluster.certificate(&header, 2, &[1, 3, 4]).encode()),
+        ("genesis, signed frames", cluster.genesis.clone().with_signed_frames().encode()),
+        ("session", session_of(cluster.keys[0].1.public()).into()),
+        ("call", call_bytes(&chain, &[9; 16], frames)),
     ];
     let found: String =
         lines.iter().map(|(name, bytes)| format!("{name}: {}\n", hex(bytes))).collect();

@@ -8,7 +8,7 @@ use quorate_replicator::limits::{
 };
 use quorate_replicator::{CallSignature, Frame, FrameId, LogTime, SessionId, ShardKey};
 use quorate_storage::Index;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::codec;
 use crate::engine::StateHash;
@@ -105,8 +105,13 @@ struct DecodeFrame<'a>(
     u32,
     #[serde(borrow, with = "serde_bytes")] &'a [u8],
     Option<u64>,
-    #[serde(borrow, default)] Option<EncodeSigned<'a>>,
+    #[serde(borrow, default, deserialize_with = "some")] Option<EncodeSigned<'a>>,
 );
+
+/// An element that is there is one: a frame has one encoding.
+fn some<'de, D: Deserializer<'de>>(from: D) -> Result<Option<EncodeSigned<'de>>, D::Error> {
+    EncodeSigned::deserialize(from).map(Some)
+}
 
 /// Encodes batches, one after the other.
 #[derive(Debug, Default)]

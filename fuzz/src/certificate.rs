@@ -1,10 +1,13 @@
 //! What an auditor or a validator is given by somebody it does not trust.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use quorate_certificate::{
-    BodyKind, Certificate, DecidedFrame, Evidence, FaultModel, FrameProof, Genesis, Header,
-    HistoryWriter, MembersBody, Motion, Scheme, Signature, SigningKey, Validator, ValidatorChange,
-    ValidatorSet, VoteType, audit_history, body_hash, frames_of,
+    BodyKind, CallFrame, Certificate, DecidedFrame, Evidence, FaultModel, FrameProof, Genesis,
+    Header, HistoryWriter, MembersBody, Motion, Scheme, Signature, SigningKey, Validator,
+    ValidatorChange, ValidatorSet, VoteType, audit_history, body_hash, call_bytes, frames_of,
+    session_of, verify_body_calls,
 };
 
 use crate::input::{Input, is_canonical};
@@ -40,6 +43,7 @@ pub(crate) fn judge(bytes: &[u8]) {
         _ => {
             let body = Bytes::copy_from_slice(input.0);
             let hash = body_hash(BodyKind::Frames, &body);
+            let _ = verify_body_calls(&GENESIS.chain(0), Scheme::Ed25519, &body);
             for frame in frames_of(&body).into_iter().flatten().take(4) {
                 let proof = FrameProof::new(&body, frame.slot).expect("the frame is there");
                 assert_eq!(proof.verify(&hash).as_ref(), Ok(&frame));
@@ -48,12 +52,46 @@ pub(crate) fn judge(bytes: &[u8]) {
     }
 }
 
+fn key() -> SigningKey {
+    SigningKey::from_bytes(&[&[1][..], &[7; 32]].concat()).expect("any secret is one")
+}
+
+static GENESIS: LazyLock<Genesis> = LazyLock::new(|| {
+    let validator = Validator { node: 1, power: 1, key: key().public().clone() };
+    let (model, scheme) = (FaultModel::Byzantine, Scheme::Ed25519);
+    Genesis::new([7; 16], model, scheme, 500, vec![validator]).expect("one")
+});
+
+/// A batch of one frame that is signed, as MessagePack has it.
+fn signed_batch(key: &SigningKey) -> Vec<u8> {
+    let session = session_of(key.public());
+    let (shard, payload) = ("a/0", &b"hi"[..]);
+    let frame = CallFrame {
+        session: &session,
+        serial: 5,
+        settled: 0,
+        shard,
+        payload,
+        valid_until_ms: None,
+    };
+    let call = call_bytes(&GENESIS.chain(0), &session, [frame]);
+    let signature = key.sign(&call).expect("ed25519 draws no randomness");
+    let batch = [
+        &[0x96, 2, 2, 3, 0xc4, 1, 9, 0x91, 0xa3, b'a', b'/', b'0', 0x91, 0x97, 0xc4, 16][..],
+        &session,
+        &[5, 0, 0, 0xc4, 2, b'h', b'i', 0xc0, 0x93, 1, 0xc4, 32],
+        key.public().as_bytes(),
+        &[0xc4, 64],
+        signature.as_bytes(),
+    ]
+    .concat();
+    assert_eq!(verify_body_calls(&GENESIS.chain(0), Scheme::Ed25519, &batch), Ok(()));
+    batch
+}
+
 /// One of each, as a cluster of one validator has it.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    let key = SigningKey::from_bytes(&[&[1][..], &[7; 32]].concat()).expect("any secret is one");
-    let validator = Validator { node: 1, power: 1, key: key.public().clone() };
-    let (model, scheme) = (FaultModel::Byzantine, Scheme::Ed25519);
-    let genesis = Genesis::new([7; 16], model, scheme, 500, vec![validator]).expect("one");
+    let (key, genesis) = (key(), GENESIS.clone());
     let (chain, set) = (genesis.chain(0), genesis.validators());
     // A batch of one frame, as MessagePack has it.
     let batch = [
@@ -106,5 +144,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         body.to_vec(),
         motion.encode(),
     ];
-    (0..).zip(all).map(|(which, bytes)| [&[which][..], &bytes].concat()).collect()
+    let signed = [(0, genesis.clone().with_signed_frames().encode()), (9, signed_batch(&key))];
+    let all = (0..).zip(all).chain(signed);
+    all.map(|(which, bytes)| [&[which][..], &bytes].concat()).collect()
 }

@@ -8,8 +8,8 @@ use quorate_engine::{
     BatchEncoder, BatchHead, DecodedBatch, Forward, MemberList, Packet, Refusal, Refused, Witness,
 };
 use quorate_replicator::{
-    AdminError, Frame, FrameId, GroupId, LogTime, Member, MemberChange, MemberRole, NodeId,
-    SessionId, ShardKey,
+    AdminError, CallSignature, Frame, FrameId, GroupId, LogTime, Member, MemberChange, MemberRole,
+    NodeId, SessionId, ShardKey,
 };
 
 use crate::input::comes_back;
@@ -65,8 +65,10 @@ pub(crate) fn batches() -> Vec<Vec<u8>> {
     let frames = [frame(1, "acme/orders"), frame(2, "acme/users"), frame(3, "acme/orders")];
     let witness = Witness { index: 3, history: [9; 32] };
     let head = BatchHead { log_time: LogTime::from_ms(77), witness };
-    (0..=frames.len())
-        .rev()
-        .map(|count| BatchEncoder::default().encode(&head, frames[..count].iter()).to_vec())
-        .collect()
+    let encode = |frames: &[Frame]| BatchEncoder::default().encode(&head, frames.iter()).to_vec();
+    let mut signed = frames.clone();
+    let (key, signature) = (Bytes::from_static(&[1; 32]), Bytes::from_static(&[2; 64]));
+    signed[0].signed = Some(Box::new(CallSignature { frames: 2, key, signature }));
+    let counts = (0..=frames.len()).rev();
+    counts.map(|count| encode(&frames[..count])).chain([encode(&signed)]).collect()
 }
