@@ -198,9 +198,13 @@ impl CallKey {
     ///
     /// The system gave no randomness.
     pub fn generate(genesis: &Genesis) -> Result<Self, SigningError> {
-        let key = SigningKey::generate(genesis.validators().scheme())?;
+        Ok(Self::of(genesis, SigningKey::generate(genesis.validators().scheme())?))
+    }
+
+    /// The same with a key that is there already; nobody else may have it, and no other session.
+    pub fn of(genesis: &Genesis, key: SigningKey) -> Self {
         let session = session_of(key.public());
-        Ok(Self { genesis: genesis.clone(), key, session })
+        Self { genesis: genesis.clone(), key, session }
     }
 
     /// The session that it names.

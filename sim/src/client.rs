@@ -1,6 +1,7 @@
 //! Clients: they open sessions, propose, repeat what has no answer, and settle what has one.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_conformance::linearizable::What;
@@ -9,6 +10,7 @@ use quorate_replicator::{
 };
 use quorate_shard::kv::{Compare, Condition, Op, Transaction, TransactionOp};
 
+use crate::call_keys::CallKeys;
 use crate::counters::CounterOp;
 use crate::oracle::{Checked, violation};
 use crate::registers;
@@ -45,6 +47,8 @@ struct Request {
 #[derive(Debug)]
 pub(crate) struct Client {
     number: u8,
+    /// Where frames are signed.
+    keys: Option<Arc<CallKeys>>,
     generation: u8,
     opened: bool,
     next: u64,
@@ -72,6 +76,7 @@ impl Client {
             written: HashMap::new(),
             made: Vec::new(),
             number,
+            keys: None,
             generation: 0,
             opened: false,
             next: 1,
@@ -83,6 +88,11 @@ impl Client {
         }
     }
 
+    /// With the keys of its sessions, where frames are signed.
+    pub(crate) fn signing(self, keys: Option<Arc<CallKeys>>) -> Self {
+        Self { keys, ..self }
+    }
+
     /// In one seed of four it works on counters, too. That is not drawn: other seeds live as they would without.
     pub(crate) fn counting(self, seed: u64) -> Self {
         Self { counters: seed & 7 > 5, ..self }
@@ -91,7 +101,7 @@ impl Client {
     fn session(&self) -> SessionId {
         let mut bytes = [self.number; 16];
         bytes[0] = self.generation;
-        SessionId::new(bytes)
+        self.keys.as_ref().map_or(SessionId::new(bytes), |keys| keys.session(bytes))
     }
 
     /// What to propose next, under the number of the call: what has no answer, or something new while there is little.

@@ -29,13 +29,14 @@ mod workload;
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use quorate_engine::engine::{Admin, Input};
 use quorate_replicator::{NodeId, OpenError, Position};
 use quorate_storage::{Keep, Tag};
 
+use crate::call_keys::CallKeys;
 use crate::client::Client;
 use crate::node::{Life, Node};
 use crate::oracle::{Checked, Oracle, Violation, violation};
@@ -111,6 +112,8 @@ struct Cluster<'t> {
     operator: Operator,
     motions: Motions,
     clients: Vec<Client>,
+    /// What they sign with, where frames are signed.
+    call_keys: Option<Arc<CallKeys>>,
     /// Whom a client was told to ask.
     hints: HashMap<usize, NodeId>,
     /// Who waits for the answer to a proposal.
@@ -148,8 +151,10 @@ impl<'t> Cluster<'t> {
         }
         let weather = (swarm.calm.clone(), swarm.storm.clone());
         let network = Network::new(rng.u64(..), swarm.nodes, weather, swarm.keeps_contract);
+        let call_keys = votes.as_ref().and_then(Votes::call_keys).map(Arc::new);
         let clients = (0..swarm.clients)
             .map(|number| Client::new(number, swarm.list_max, swarm.registers).counting(seed))
+            .map(|client| client.signing(call_keys.clone()))
             .collect();
         Self {
             opens,
@@ -167,6 +172,7 @@ impl<'t> Cluster<'t> {
             votes,
             crash,
             clients,
+            call_keys,
             hints: HashMap::new(),
             calls: HashMap::new(),
             reads: HashMap::new(),

@@ -14,6 +14,7 @@
 //! [`run`] lives through one seed; [`sweep()`] cuts the power at every operation of the disk in a small workload. A
 //! violation names its seed, and the seed replays it.
 
+mod call_keys;
 mod client;
 mod cluster;
 mod copies;

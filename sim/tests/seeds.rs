@@ -144,7 +144,9 @@ fn no_scenario_of_validators_shows_a_violation() {
 
 #[test]
 fn validators_always_live_the_same_life() {
-    for scenario in [Scenario::Swarm, Scenario::Twins, Scenario::Flood, Scenario::Changes] {
+    for scenario in
+        [Scenario::Swarm, Scenario::Twins, Scenario::Flood, Scenario::Invent, Scenario::Changes]
+    {
         for seed in 0..budget(1) {
             let life = || validators_live_through(scenario, seed);
             let first = life();
@@ -225,6 +227,11 @@ fn a_lost_journal_is_noticed() {
 #[test]
 fn candidates_that_are_lost_are_noticed() {
     is_caught(Scenario::Blackouts, Control::NoBodies, "whose batch");
+}
+
+#[test]
+fn frames_that_nobody_proposed_are_noticed() {
+    is_caught(Scenario::Invent, Control::NoSignatures, "was never proposed");
 }
 
 #[test]

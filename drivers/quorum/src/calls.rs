@@ -68,18 +68,23 @@ impl Calls {
     pub(crate) fn signer(&self, groups: u32) -> io::Result<Option<Signer>> {
         let Some(genesis) = &self.genesis else { return Ok(None) };
         let key = CallKey::generate(genesis).map_err(io::Error::other)?;
-        let session = SessionId::new(key.session());
-        let sign = move |group: GroupId, frames: &[&Frame]| {
-            let calls = frames.iter().map(|frame| call_frame(frame));
-            let signature = key.sign(group.number(), calls).map_err(io::Error::other)?;
-            Ok(CallSignature {
-                frames: u32::try_from(frames.len()).map_err(io::Error::other)?,
-                key: Bytes::copy_from_slice(key.public().as_bytes()),
-                signature: Bytes::copy_from_slice(signature.as_bytes()),
-            })
-        };
-        Ok(Some(Signer::new(session, groups, sign)))
+        Ok(Some(signer(key, groups)))
     }
+}
+
+/// What signs with a key, in a cluster of so many groups.
+pub(crate) fn signer(key: CallKey, groups: u32) -> Signer {
+    let session = SessionId::new(key.session());
+    let sign = move |group: GroupId, frames: &[&Frame]| {
+        let calls = frames.iter().map(|frame| call_frame(frame));
+        let signature = key.sign(group.number(), calls).map_err(io::Error::other)?;
+        Ok(CallSignature {
+            frames: u32::try_from(frames.len()).map_err(io::Error::other)?,
+            key: Bytes::copy_from_slice(key.public().as_bytes()),
+            signature: Bytes::copy_from_slice(signature.as_bytes()),
+        })
+    };
+    Signer::new(session, groups, sign)
 }
 
 fn head_of(frame: &Frame) -> Option<CallHead<'_>> {

@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 use quorate_certificate::{
-    Certificate, ChainId, HEADER_BYTES, Header, SigningKey, ValidatorSet, ValueId,
+    CallKey, Certificate, ChainId, HEADER_BYTES, Header, SigningKey, ValidatorSet, ValueId,
 };
 use quorate_engine::engine::Message;
+use quorate_replicator::Signer;
 use quorate_storage::Body;
 
+use crate::calls;
 use crate::codec::{Reader, Writer};
 use crate::mark::{Mark, PROOF_BYTES_MAX};
 use crate::message::{self, Proved, Said};
@@ -123,6 +125,11 @@ pub fn proposal(
     let words = signed_proposal_of((chain, epoch), what, header.proposer, key)?;
     let head = Bytes::from(header.encode());
     Some(message::words(chain, &encoded(&words), Some((&head, body))))
+}
+
+/// What signs calls with a key, in the one group of a cluster.
+pub fn signer(key: CallKey) -> Signer {
+    calls::signer(key, 1)
 }
 
 /// How far a node says that it is.

@@ -73,7 +73,9 @@ impl Cluster<'_> {
             session[0] = place as u8;
             session[1] = u8::from(self.report.converged_permille > 0);
             let shard = ShardKey::new("sim", "ns0").expect("a name");
-            let frame = Frame::open_session(SessionId::new(session), shard);
+            let keys = self.call_keys.as_ref();
+            let session = keys.map_or(SessionId::new(session), |keys| keys.session(session));
+            let frame = Frame::open_session(session, shard);
             self.probes.insert(place, Probe { frame, under_way: false, done: false });
         }
         while let Err(why) = self.has_converged() {

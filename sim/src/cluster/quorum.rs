@@ -61,6 +61,8 @@ pub enum Scenario {
     LyingPeer,
     /// A liar lets a single other node see that there is a quorum of first votes, and gives no second ones.
     HiddenLock,
+    /// Frames are signed. A liar makes some up, or changes those that it is to propose.
+    Invent,
     /// Any of the others, while operators change the validators. A seed that chooses its scenario does that in one life of four.
     Changes,
 }
@@ -85,6 +87,7 @@ impl Scenario {
         Self::Standstill,
         Self::LyingPeer,
         Self::HiddenLock,
+        Self::Invent,
         Self::Changes,
     ];
 
@@ -108,6 +111,7 @@ impl Scenario {
             Self::Standstill => "standstill",
             Self::LyingPeer => "lying-peer",
             Self::HiddenLock => "hidden-lock",
+            Self::Invent => "invent",
             Self::Changes => "changes",
         }
     }
@@ -132,6 +136,8 @@ pub enum Control {
     NoBodies,
     /// Nothing waits until it is durable.
     NoFlush,
+    /// Nobody asks for signatures of frames.
+    NoSignatures,
 }
 
 /// The quorum driver as it is, among liars.
@@ -222,8 +228,8 @@ impl Subject for QuorumSubject {
 
         let schemes = changes && rng.u8(..4) == 0;
         let scheme = match rng.u8(..32) {
-            // A life is the same each time only if approvals are, which stand in batches.
-            _ if changes => Scheme::Ed25519,
+            // A life is the same each time only if its batches are, and approvals that stand in them.
+            _ if changes || scenario == Scenario::Invent => Scheme::Ed25519,
             0 => Scheme::Hybrid,
             1 => Scheme::MlDsa65,
             _ => Scheme::Ed25519,
@@ -233,7 +239,10 @@ impl Subject for QuorumSubject {
         swarm.settings.checkpoint_bytes = swarm.settings.checkpoint_bytes.max(least);
         let keys: Vec<_> = (1..=all).map(|number| keyring::key(scheme, number)).collect();
         let (first, _) = keys.split_at(founders.len());
-        let genesis = genesis(7, model, scheme, first);
+        let mut genesis = genesis(7, model, scheme, first);
+        if scenario == Scenario::Invent && self.control != Control::NoSignatures {
+            genesis = genesis.with_signed_frames();
+        }
         let keyring = Keyring::new(genesis.clone(), ids.iter().copied().zip(keys.clone()));
         let mut config = QuorumConfig::default();
         let patience = swarm.patience;

@@ -134,7 +134,16 @@ impl Cluster<'_> {
         self.submit(place, call, frames, within)
     }
 
-    fn submit(&mut self, place: usize, call: u64, frames: Vec<Frame>, within: Duration) -> Checked {
+    fn submit(
+        &mut self,
+        place: usize,
+        call: u64,
+        mut frames: Vec<Frame>,
+        within: Duration,
+    ) -> Checked {
+        if let Some(keys) = &self.call_keys {
+            keys.sign(&mut frames);
+        }
         let machine = &mut self.machines[place];
         machine.calls.insert(call);
         let life = machine.life;

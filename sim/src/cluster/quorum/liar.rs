@@ -10,7 +10,7 @@ use quorate_engine::engine::{
     Deliver, Demand, Engine, EngineStatus, Input, Message, Now, Outgoing, Output, Placed,
 };
 use quorate_engine::{BatchEncoder, BatchHead, DecodedBatch};
-use quorate_replicator::{LogTime, NodeId};
+use quorate_replicator::{CallSignature, Frame, FrameId, LogTime, NodeId, ShardKey};
 use quorate_storage::Body;
 
 use super::{Keyring, Scenario};
@@ -120,6 +120,7 @@ impl Liar {
             }
             Scenario::FarFuture => self.decided.1.plus_ms(FAR_AHEAD_MS),
             Scenario::Standstill => self.decided.1,
+            Scenario::Invent if self.random.bool() => return self.invent(bytes).unwrap_or(batch),
             _ => return batch,
         };
         match DecodedBatch::decode(bytes) {
@@ -129,6 +130,32 @@ impl Liar {
             }
             Err(_) => batch,
         }
+    }
+
+    /// A batch with frames that nobody proposed, or not so; none if there is nothing to change.
+    fn invent(&mut self, batch: &Bytes) -> Option<Body> {
+        let DecodedBatch { head, mut frames } = DecodedBatch::decode(batch).ok()?;
+        let place = self.random.usize(..frames.len().max(1));
+        let frame = frames.get_mut(place)?;
+        match self.random.u8(..6) {
+            0 => frame.payload = Bytes::from_static(b"burnt"),
+            1 => frame.settled = frame.id.serial,
+            2 => frame.shard = ShardKey::new("sim", "elsewhere").expect("a name"),
+            3 => frame.valid_until = Some(LogTime::ZERO),
+            4 => {
+                let id = FrameId { serial: frame.id.serial.wrapping_add(1 << 20), ..frame.id };
+                let made_up =
+                    Frame { id, payload: Bytes::from_static(b"made up"), ..frame.clone() };
+                frames.push(made_up);
+            }
+            _ => {
+                let serial = frame.id.serial;
+                let (key, signature) = (Bytes::from_static(&[1; 32]), Bytes::from_static(&[2; 64]));
+                frame.signed = Some(Box::new(CallSignature { frames: 1, key, signature }));
+                frame.id.serial = serial.wrapping_add(1 << 20);
+            }
+        }
+        Some(Body::Frames(BatchEncoder::default().encode(&head, frames.iter())))
     }
 
     /// What leaves for `to` in the place of a message; nothing, for silence.

@@ -16,6 +16,7 @@ use quorate_replicator::NodeId;
 use quorate_storage::{Body, Entry, Index, Tag};
 
 use super::{Control, Keyring, Scenario};
+use crate::call_keys::CallKeys;
 use crate::cluster::report::Changed;
 use crate::copies::Copies;
 use crate::oracle::{Checked, violation};
@@ -78,6 +79,11 @@ impl Votes {
             latest_round: 0,
             refused: 0,
         }
+    }
+
+    /// What clients sign with, where frames are signed.
+    pub(in crate::cluster) fn call_keys(&self) -> Option<CallKeys> {
+        self.of.genesis.signed_frames().then(|| CallKeys::new(self.of.genesis.clone()))
     }
 
     /// All who may ever be validators.
