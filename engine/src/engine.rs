@@ -116,6 +116,11 @@ pub trait Inspector: fmt::Debug + Send + Sync {
     /// Looks at a message that `from` proved to have sent. What it finds is remembered for the engine, within bounds.
     fn inspect(&self, from: NodeId, message: &Message);
 
+    /// Whether frames have to be signed, so that it takes a while to look at them.
+    fn wants_signed(&self) -> bool {
+        false
+    }
+
     /// Whether frames may be proposed as they are: signed by those who propose them, where the members have agreed on that. Asked of all that
     /// a node is to propose, as the others vote against a batch with one frame that is not.
     ///

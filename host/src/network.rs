@@ -163,6 +163,14 @@ async fn inspected(
     length: usize,
 ) -> Option<Packet> {
     let Some(inspector) = inspector else { return Some(packet) };
+    let is_looked_at = match &packet {
+        Packet::Engine(_) => true,
+        Packet::Forward(_) => inspector.wants_signed(),
+        _ => false,
+    };
+    if !is_looked_at {
+        return Some(packet);
+    }
     let inspector = Arc::clone(inspector);
     let look = move || match &packet {
         Packet::Engine(message) => {

@@ -31,6 +31,10 @@ impl Calls {
         Self { genesis, chain, looked }
     }
 
+    pub(crate) const fn are_signed(&self) -> bool {
+        self.genesis.is_some()
+    }
+
     /// Whether all calls of a batch hold. It is looked at once, whoever asks.
     pub(crate) fn hold(&self, batch: &Bytes) -> bool {
         if self.genesis.is_none() {

@@ -120,6 +120,10 @@ impl Inspector for Inspection {
         }
     }
 
+    fn wants_signed(&self) -> bool {
+        self.calls.are_signed()
+    }
+
     fn admits(&self, frames: &[Frame]) -> Result<(), String> {
         self.calls.admits(frames)
     }

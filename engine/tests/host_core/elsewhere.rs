@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quorate_engine::engine::{Admin, Placed, Verdict};
-use quorate_engine::{Forward, Packet, Refusal, Refused};
+use quorate_engine::{Forward, HashedFrame, Packet, Refusal, Refused};
 use quorate_replicator::*;
 use quorate_storage::{Body, Entry, Tag};
 
@@ -556,4 +556,103 @@ fn what_was_forwarded_wakes_nobody_for_nothing() {
     desk.turn();
     assert_eq!(desk.forwarded().len(), 1);
     later(&mut desk);
+}
+
+/// Frames of a session as one signed run, from this serial on. What a signature is good for, no core asks.
+fn run(serials: std::ops::Range<u64>) -> Vec<Frame> {
+    let mut frames: Vec<_> = serials.map(|serial| frame(1, serial, "x")).collect();
+    let (key, signature) = (Bytes::from_static(b"key"), Bytes::from_static(b"signature"));
+    let count = frames.len() as u32;
+    frames[0].signed = Some(Box::new(CallSignature { frames: count, key, signature }));
+    frames
+}
+
+fn frames_of(forward: &Forward) -> Vec<Frame> {
+    quorate_engine::DecodedBatch::decode(&forward.batch).unwrap().frames
+}
+
+impl Desk {
+    fn propose_run(&mut self, frames: &[Frame]) -> u64 {
+        let number = self.number();
+        let frames = frames.iter().cloned().map(HashedFrame::from).collect();
+        self.core.propose_many(frames, self.now + LONG, number, &mut self.effects);
+        number
+    }
+}
+
+#[test]
+fn what_was_signed_together_stays_together_though_a_part_of_it_was_decided() {
+    let (script, mut desk) = led();
+    desk.propose(opening(), LONG);
+    let signed = run(1..4);
+    let call = desk.propose_run(&signed);
+    desk.turn();
+    let first = desk.forwarded().remove(0).1;
+    assert_eq!(frames_of(&first)[1..], signed);
+    // Somebody proposes one of them again, by itself, and that is decided first.
+    let alone = Forward { batch: batch(&[opening(), frame(1, 2, "x")]), ..first };
+    script.deliver(&mut desk, entry(1, &alone));
+    assert_eq!(desk.proposed_many, []);
+    for (leader, index) in [(THREE, 2), (TWO, 3)] {
+        script.with(|script| script.led_by = Some(leader));
+        desk.turn();
+        let again = desk.forwarded().remove(0).1;
+        assert_eq!(frames_of(&again), signed, "to {leader}");
+        // Another node takes it as a copy, or to propose it, as a whole.
+        let (other_script, mut other) = open();
+        other.turn();
+        other.forward(TWO, 1, 0, again.batch.clone());
+        let Body::Frames(own) = other_script.take(&mut other).body else { panic!("frames") };
+        assert_eq!(frames_of(&Forward { batch: own, ..again.clone() }), signed);
+        if index == 3 {
+            script.deliver(&mut desk, entry(2, &again));
+        }
+    }
+    let [(answered, Ok(decisions))] = &desk.proposed_many[..] else {
+        panic!("{:?}", desk.proposed_many)
+    };
+    assert_eq!(*answered, call);
+    let places: Vec<_> = decisions
+        .iter()
+        .map(|decision| decision.clone().accepted().unwrap().position)
+        .map(|position| (position.index, position.slot))
+        .collect();
+    assert_eq!(places, [(2, 0), (1, 1), (2, 2)]);
+    assert_eq!(desk.core.status().in_flight, 0);
+}
+
+#[test]
+fn what_was_signed_together_is_proposed_together() {
+    let (_, mut desk) = open();
+    desk.turn();
+    let invalid = |desk: &mut Desk, frames: &[Frame]| {
+        desk.propose_run(frames);
+        desk.turn();
+        match desk.proposed_many.pop() {
+            Some((_, Err(ProposeError::Invalid { reason }))) => reason,
+            other => panic!("{other:?}"),
+        }
+    };
+    let signed = run(1..4);
+    let reason = invalid(&mut desk, &signed[..2]);
+    assert!(reason.contains("is for 3 frames, and there are only 2"), "{reason}");
+    let mut within = signed.clone();
+    within[1].signed = signed[0].signed.clone();
+    let reason = invalid(&mut desk, &[&within[..], &run(4..9)].concat());
+    assert!(reason.contains("among the frames that another one is for"), "{reason}");
+    let reason = invalid(&mut desk, &run(1..limits::RUN_FRAMES_MAX as u64 + 2));
+    assert!(reason.contains("one may be for 1024"), "{reason}");
+    // Nor is it taken from another node.
+    desk.sent.clear();
+    desk.forward(TWO, 1, 0, cut(&signed));
+    assert_eq!(desk.refusals(), [], "it is whole");
+    desk.forward(TWO, 1, 1, cut(&signed[..2]));
+    assert_eq!(desk.refusals(), [Refusal::Gap]);
+}
+
+/// Frames as only a node that is not right forwards them.
+fn cut(frames: &[Frame]) -> Bytes {
+    let witness = quorate_engine::Witness { index: 0, history: [0; 32] };
+    let head = quorate_engine::BatchHead { log_time: LogTime::ZERO, witness };
+    quorate_engine::BatchEncoder::default().encode(&head, frames.iter())
 }
