@@ -125,6 +125,41 @@ fn a_client_returns_what_is_proved_by_its_genesis_and_nothing_else() {
     cluster.close(nodes);
 }
 
+/// What clients propose is signed where the genesis wants that, and taken of nobody else.
+#[test]
+fn clients_of_a_cluster_with_signed_frames_sign_by_their_genesis() {
+    let cluster = Cluster::with(NODES, "quorum", &["--signed-frames"]);
+    assert!(genesis(&cluster.place).signed_frames());
+    let nodes = cluster.serve_all();
+    cluster.ok(&["kv", "put", "app/ns", "key", "value"]);
+    assert_eq!(cluster.ok(&["kv", "get", "app/ns", "key"]).out, "value\n");
+    let lines: String = (0..3000)
+        .map(|it| {
+            let line = r#"{"org":"app","ns":"nsN","op":"put","key":"kK","text":"v"}"#;
+            line.replace('N', &(it % 3).to_string()).replace('K', &it.to_string()) + "\n"
+        })
+        .collect();
+    cluster.place.write("lines", lines);
+    for _ in 0..2 {
+        let imported = cluster.ok(&["import", "lines", "-o", "json"]).json();
+        assert_eq!((&imported["accepted"], &imported["rejected"]), (&3000.into(), &0.into()));
+    }
+    // Without the genesis it knows neither whom to believe nor that it has to sign.
+    let file = cluster.client_toml();
+    let text = fs::read_to_string(&file).unwrap();
+    let without: String = text
+        .lines()
+        .filter(|it| !it.starts_with("genesis_file"))
+        .fold(String::new(), |text, line| text + line + "\n");
+    assert_ne!(text, without);
+    fs::write(&file, without).unwrap();
+    let put = cluster.run(&["kv", "put", "app/ns", "key", "other"]);
+    assert_ne!(put.code, 0, "{}", put.out);
+    assert!(put.err.contains("not signed") && put.err.contains("genesis_file"), "{}", put.err);
+    cluster.close(nodes);
+    agree(&cluster);
+}
+
 /// Every node has decided the same, whatever certificates it has of it.
 fn agree(cluster: &Cluster) {
     let mut tips = Vec::new();

@@ -154,19 +154,17 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn new(nodes: usize, driver: &str) -> Self {
+        Self::with(nodes, driver, &[])
+    }
+
+    /// The same, with more to say to `init-cluster`.
+    pub(crate) fn with(nodes: usize, driver: &str, more: &[&str]) -> Self {
         let place = Place::new();
         let addresses = free_addresses(nodes);
         let named = addresses.iter().zip(1..).map(|(address, node)| format!("n{node}={address}"));
         let named = named.collect::<Vec<_>>().join(",");
-        let made = place.run_bare(&[
-            "init-cluster",
-            "--nodes",
-            &named,
-            "--out",
-            "cluster",
-            "--driver",
-            driver,
-        ]);
+        let made = ["init-cluster", "--nodes", &named, "--out", "cluster", "--driver", driver];
+        let made = place.run_bare(&[&made, more].concat());
         assert_eq!(made.code, 0, "{}", made.err);
         Self { place, addresses }
     }
