@@ -116,7 +116,7 @@ impl Replicator for Group {
     }
 
     fn events(&self) -> EventStream {
-        unimplemented!("nobody asks")
+        unreachable!("nobody asks")
     }
 
     async fn close(&self) -> Result<(), CloseError> {

@@ -101,7 +101,7 @@ impl Client {
     fn session(&self) -> SessionId {
         let mut bytes = [self.number; 16];
         bytes[0] = self.generation;
-        self.keys.as_ref().map_or(SessionId::new(bytes), |keys| keys.session(bytes))
+        self.keys.as_ref().map_or_else(|| SessionId::new(bytes), |keys| keys.session(bytes))
     }
 
     /// What to propose next, under the number of the call: what has no answer, or something new while there is little.

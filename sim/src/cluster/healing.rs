@@ -74,7 +74,8 @@ impl Cluster<'_> {
             session[1] = u8::from(self.report.converged_permille > 0);
             let shard = ShardKey::new("sim", "ns0").expect("a name");
             let keys = self.call_keys.as_ref();
-            let session = keys.map_or(SessionId::new(session), |keys| keys.session(session));
+            let session =
+                keys.map_or_else(|| SessionId::new(session), |keys| keys.session(session));
             let frame = Frame::open_session(session, shard);
             self.probes.insert(place, Probe { frame, under_way: false, done: false });
         }
