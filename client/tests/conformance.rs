@@ -1,5 +1,7 @@
 //! Clients of nodes in other places, judged by the suite that judges every replicator.
 
+#[path = "support/judged.rs"]
+mod judged;
 #[path = "support/nobody.rs"]
 mod nobody;
 #[path = "../../host/tests/support/raft_cluster.rs"]
@@ -7,12 +9,11 @@ mod raft_cluster;
 #[path = "support/served.rs"]
 mod served;
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
-use quorate_client::Client;
+use judged::Judged;
+use quorate_client::ClientConfig;
 use quorate_conformance::replicator::{Cluster, MachineMaker, ReplicatorFactory, replicator};
-use quorate_replicator::{Durability, Replicator};
+use quorate_replicator::Durability;
 use raft_cluster::{Maker, RaftCluster as Founded};
 use served::Served;
 
@@ -23,13 +24,6 @@ fn found(nodes: u64, durability: Durability, maker: Maker) -> Founded {
 #[derive(Debug)]
 struct Factory(usize);
 
-/// A client for each node, which knows no other one.
-#[derive(Debug)]
-struct Judged {
-    served: Served,
-    clients: Vec<Client>,
-}
-
 #[async_trait]
 impl ReplicatorFactory for Factory {
     fn nodes(&self) -> usize {
@@ -38,39 +32,7 @@ impl ReplicatorFactory for Factory {
 
     async fn open(&self, nodes: usize, machine: MachineMaker) -> Box<dyn Cluster> {
         let served = Served::open(nodes, Durability::Disk, Box::new(move || machine())).await;
-        let mut clients = Vec::new();
-        for node in 0..nodes {
-            clients.push(served.client(&[node]).await);
-        }
-        Box::new(Judged { served, clients })
-    }
-}
-
-#[async_trait]
-impl Cluster for Judged {
-    fn nodes(&self) -> Vec<Arc<dyn Replicator>> {
-        self.clients.iter().map(Client::replicator).collect()
-    }
-
-    async fn restart(&self, node: usize) -> bool {
-        self.served.stop(node).await;
-        self.served.start(node).await;
-        true
-    }
-
-    async fn stall(&self, _: usize, stalled: bool) -> bool {
-        if self.clients.len() == 1 {
-            return false;
-        }
-        self.served.cluster.cut_all(stalled);
-        true
-    }
-
-    async fn close(&self) {
-        for client in &self.clients {
-            client.close().await;
-        }
-        self.served.close().await;
+        Box::new(Judged::open(served, ClientConfig::default()).await)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Clients that have the genesis, and believe no node: what is accepted is proved, whoever answers. The suite judges those of one
 //! validator; with `QUORATE_TEST_BUDGET=long` those of four, too.
 
+#[path = "support/judged.rs"]
+mod judged;
 #[path = "support/nobody.rs"]
 mod nobody;
 #[path = "../../host/tests/support/quorum_cluster.rs"]
@@ -12,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use judged::Judged;
 use quorate_certificate::{
     Certificate, DecidedFrame, FaultModel, Genesis, Motion, ValidatorChange,
 };
@@ -59,14 +62,6 @@ fn trusting(genesis: &Genesis) -> (ClientConfig, TempDir) {
 #[derive(Debug)]
 struct Factory(usize);
 
-/// A client for each node, which knows no other one.
-#[derive(Debug)]
-struct Judged {
-    served: Served,
-    clients: Vec<Client>,
-    _genesis: TempDir,
-}
-
 #[async_trait]
 impl ReplicatorFactory for Factory {
     fn nodes(&self) -> usize {
@@ -76,39 +71,10 @@ impl ReplicatorFactory for Factory {
     async fn open(&self, nodes: usize, machine: MachineMaker) -> Box<dyn Cluster> {
         let served = Served::open(nodes, Durability::Disk, Box::new(move || machine())).await;
         let (config, genesis) = trusting(&validating(nodes).0);
-        let mut clients = Vec::new();
-        for node in 0..nodes {
-            clients.push(served.client_with(config.clone(), &[node]).await);
-        }
-        Box::new(Judged { served, clients, _genesis: genesis })
-    }
-}
-
-#[async_trait]
-impl Cluster for Judged {
-    fn nodes(&self) -> Vec<Arc<dyn Replicator>> {
-        self.clients.iter().map(Client::replicator).collect()
-    }
-
-    async fn restart(&self, node: usize) -> bool {
-        self.served.stop(node).await;
-        self.served.start(node).await;
-        true
-    }
-
-    async fn stall(&self, _: usize, stalled: bool) -> bool {
-        if self.clients.len() == 1 {
-            return false;
-        }
-        self.served.cluster.cut_all(stalled);
-        true
-    }
-
-    async fn close(&self) {
-        for client in &self.clients {
-            client.close().await;
-        }
-        self.served.close().await;
+        let judged = Judged::open(served, config).await;
+        // They have read it.
+        drop(genesis);
+        Box::new(judged)
     }
 }
 
