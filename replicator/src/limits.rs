@@ -63,5 +63,8 @@ pub const RUN_FRAMES_MAX: usize = 1024;
 /// Most bytes of the frames of which one signature tells, except that one frame of the largest size always fits.
 pub const RUN_BYTES_MAX: usize = BATCH_BYTES_MAX - (64 << 10);
 
+/// Most bytes of a run's key and signature together: the longest ones that there are have 5,357.
+pub const RUN_SIGNATURE_BYTES_MAX: usize = 8 << 10;
+
 /// Most signed runs in one batch: every member verifies each of them before it votes, and others wait for that.
 pub const BATCH_RUNS_MAX: usize = 1024;

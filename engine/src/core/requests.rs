@@ -1,6 +1,6 @@
 //! What clients ask of a group, and what it refuses at once.
 
-use quorate_replicator::limits::{RUN_BYTES_MAX, RUN_FRAMES_MAX};
+use quorate_replicator::limits::{RUN_BYTES_MAX, RUN_FRAMES_MAX, RUN_SIGNATURE_BYTES_MAX};
 use quorate_replicator::{
     Consistency, Cursor, DecidedBatch, FrameId, Position, ProposeError, ReadError, Resource, Scope,
     SubscribeError,
@@ -29,6 +29,13 @@ fn runs_are_whole(frames: &[HashedFrame]) -> Result<(), String> {
                 rest.len()
             ));
         };
+        let signature = first.signed.as_ref().map_or(0, |signed| signed.size());
+        if signature > RUN_SIGNATURE_BYTES_MAX {
+            return Err(format!(
+                "the key and the signature of {} have {signature} bytes, and may have {RUN_SIGNATURE_BYTES_MAX}",
+                first.id
+            ));
+        }
         let bytes: usize = run.iter().map(|hashed| hashed.frame.cost()).sum();
         if length > 1 && (length > RUN_FRAMES_MAX || bytes > RUN_BYTES_MAX) {
             return Err(format!(

@@ -642,12 +642,19 @@ fn what_was_signed_together_is_proposed_together() {
     assert!(reason.contains("among the frames that another one is for"), "{reason}");
     let reason = invalid(&mut desk, &run(1..limits::RUN_FRAMES_MAX as u64 + 2));
     assert!(reason.contains("one may be for 1024"), "{reason}");
+    let mut long = signed.clone();
+    let key = vec![0; limits::RUN_SIGNATURE_BYTES_MAX];
+    long[0].signed.as_mut().unwrap().key = key.into();
+    let reason = invalid(&mut desk, &long);
+    assert!(reason.contains("have 8201 bytes"), "{reason}");
     // Nor is it taken from another node.
     desk.sent.clear();
     desk.forward(TWO, 1, 0, cut(&signed));
     assert_eq!(desk.refusals(), [], "it is whole");
-    desk.forward(TWO, 1, 1, cut(&signed[..2]));
-    assert_eq!(desk.refusals(), [Refusal::Gap]);
+    for frames in [&signed[..2], &long] {
+        desk.forward(TWO, 1, 1, cut(frames));
+        assert_eq!(desk.refusals(), [Refusal::Gap]);
+    }
 }
 
 /// Frames as only a node that is not right forwards them.
