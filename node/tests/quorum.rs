@@ -472,7 +472,7 @@ fn mistakes_with_validators_are_told_with_the_way_out() {
         "validators of driver raft",
         &run(&["init-cluster", "--nodes", "n1=a:1", "--out", "c", "--scheme", "hybrid"]),
         2,
-        ["--scheme are about validators", "--driver quorum"],
+        ["--signed-frames are about validators", "--driver quorum"],
     );
     let config = toml.to_str().unwrap();
     told(
