@@ -185,9 +185,11 @@ fn a_frame_that_came_too_late_is_rejected_for_ever() {
 
 #[test]
 fn an_opening_that_is_kept_does_not_bring_a_session_back() {
-    let mut desk = Desk::open(config());
+    let mut config = config();
+    config.sessions.sessions_max = 1;
+    let until = config.sessions.idle_ms / 2;
+    let mut desk = Desk::open(config);
     desk.pass(100);
-    let until = config().sessions.idle_ms / 2;
     let open = Frame::open_session(session(1), shard());
     let open = Frame { valid_until: Some(LogTime::from_ms(until)), ..open };
     let first = desk.decide(open.clone()).unwrap().accepted().unwrap();
@@ -196,6 +198,10 @@ fn an_opening_that_is_kept_does_not_bring_a_session_back() {
     desk.pass(until);
     assert_eq!(desk.decide(open.clone()), Ok(Decision::Accept(first)));
     desk.pass(2 * until + 1);
+    assert_eq!(desk.decide(open.clone()), Err(ProposeError::SessionEnded));
+    // Nor once the group has forgotten that it was there.
+    desk.open_session(2);
+    desk.decide(Frame::close_session(session(2), shard())).unwrap();
     assert_eq!(desk.decide(open), Ok(Decision::Reject(Rejection::Expired)));
     assert_eq!(desk.decide(frame(1, 1, "a")), Err(ProposeError::SessionEnded));
 }
