@@ -170,13 +170,19 @@ impl Mark {
             }
             None => (self.changes.clone(), self.next_validators.clone()),
         };
+        let validators = self.next_validators.clone();
+        #[cfg(quorate_planted)]
+        let validators = match quorate_planted::Bug::ChangeTooEarly.is_planted() {
+            true => next_validators.clone(),
+            false => validators,
+        };
         Self {
             height: header.height,
             value: header.id(),
             proved: Some((head, proof)),
             inherited: None,
             proposer: Some(header.proposer),
-            validators: self.next_validators.clone(),
+            validators,
             next_validators,
             changes,
         }

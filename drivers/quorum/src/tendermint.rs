@@ -271,6 +271,13 @@ impl Tendermint {
 
     fn new(about: About, timing: &Timing) -> Self {
         let thresholds = match about.fault_model {
+            #[cfg(quorate_planted)]
+            FaultModel::Byzantine if quorate_planted::Bug::HalfIsQuorum.is_planted() => {
+                ThresholdParams {
+                    quorum: ThresholdParam::new(1, 2),
+                    honest: ThresholdParam::new(0, 1),
+                }
+            }
             FaultModel::Byzantine => ThresholdParams::default(),
             // Any two majorities have a node in common, and no node lies.
             FaultModel::Crash => ThresholdParams {
@@ -472,6 +479,12 @@ impl Tendermint {
             }
             Effect::ScheduleTimeout(timeout, resume) => {
                 let id = wire::timer(timeout);
+                #[cfg(quorate_planted)]
+                if quorate_planted::Bug::WaitsForSilent.is_planted()
+                    && timeout.kind == core::TimeoutKind::Propose
+                {
+                    return Ok(resume.resume_with(()));
+                }
                 self.timers.insert(id);
                 acts.push(Act::Timer(id, Some(self.timing.duration_for(timeout))));
                 resume.resume_with(())
@@ -550,7 +563,10 @@ impl Tendermint {
                         wire::signed_proposal(keys.chain(), epoch, proposal)
                     }
                 };
-                resume.resume_with(keys.verify(&key, &bytes, &message.signature))
+                let holds = keys.verify(&key, &bytes, &message.signature);
+                #[cfg(quorate_planted)]
+                let holds = holds || quorate_planted::Bug::VotesUnverified.is_planted();
+                resume.resume_with(holds)
             }
             Effect::VerifyCommitCertificate(certificate, _, _, resume) => {
                 let core::CommitCertificate { height, round, value_id, commit_signatures } =

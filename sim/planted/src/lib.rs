@@ -17,10 +17,12 @@ pub enum Subject {
     Local,
     /// In a cluster.
     Cluster,
+    /// Among validators, in lives of the scenario of this name.
+    Validators(&'static str),
 }
 
 macro_rules! bugs {
-    ($($bug:ident, $name:literal, $subject:ident, $words:literal;)*) => {
+    ($($bug:ident, $name:literal, $subject:ident $(($scenario:literal))?, $words:literal;)*) => {
         /// Something that could be wrong.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[non_exhaustive]
@@ -39,7 +41,7 @@ macro_rules! bugs {
 
             /// Where it shows.
             pub const fn subject(self) -> Subject {
-                match self { $(Self::$bug => Subject::$subject,)* }
+                match self { $(Self::$bug => Subject::$subject $(($scenario))?,)* }
             }
 
             /// What is wrong.
@@ -92,6 +94,18 @@ bugs! {
     SnapshotWithoutReset, "snapshot-without-reset", Cluster, "a snapshot is put in force without a reset of the log";
     NeverCut, "never-cut", Cluster, "the log keeps what was replaced";
     NeverWakes, "never-wakes", Cluster, "a group that sleeps is not woken";
+    // The quorum driver.
+    WordsNotSynced, "words-not-synced", Validators("swarm"), "votes and proposals leave before they are durable";
+    CandidateNotKept, "candidate-not-kept", Validators("swarm"), "what is voted for is not written before the vote";
+    JournalNotReplayed, "journal-not-replayed", Validators("blackouts"), "a start does not look at the journal";
+    HalfIsQuorum, "half-is-quorum", Validators("swarm"), "more than half are taken for a quorum where some may lie";
+    VotesUnverified, "votes-unverified", Validators("forge"), "signatures of votes are not looked at";
+    HeightsUnverified, "heights-unverified", Validators("lying-peer"), "heights are taken without a certificate that holds";
+    CandidatesUnjudged, "candidates-unjudged", Validators("invalid"), "what is proposed is voted for whatever it is";
+    LogTimeUnjudged, "log-time-unjudged", Validators("far-future"), "batches of any later time are voted for";
+    WipedVotesAtOnce, "wiped-votes-at-once", Validators("lost-disks"), "a validator whose disk was lost votes where it may have voted";
+    ChangeTooEarly, "change-too-early", Validators("changes"), "changed validators are in force one height early";
+    WaitsForSilent, "waits-for-silent", Validators("silent"), "a proposer that says nothing is waited for";
     // The keys.
     DeadlineKept, "deadline-kept", Local, "a key that is put again expires when it would have before";
     RefusedKept, "refused-kept", Local, "what an extension did before it refused an operation stays";

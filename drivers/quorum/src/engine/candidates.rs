@@ -144,6 +144,11 @@ impl QuorumEngine {
             }
         }
         let valid = verdict == Verdict::Valid;
+        #[cfg(quorate_planted)]
+        let valid = valid
+            || quorate_planted::Bug::CandidatesUnjudged.is_planted()
+            || quorate_planted::Bug::LogTimeUnjudged.is_planted()
+                && matches!(verdict, Verdict::Ahead(_));
         if let Some(candidate) = self.candidates.get_mut(&proposed.value) {
             candidate.refused_in = (!valid).then_some(proposed.round);
         }

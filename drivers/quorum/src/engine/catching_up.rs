@@ -321,6 +321,11 @@ impl QuorumEngine {
         };
         let model = self.fault_model;
         let header = verify_header_by(&self.chain, model, validators, &certificate, &head, verify);
+        #[cfg(quorate_planted)]
+        let header = match quorate_planted::Bug::HeightsUnverified.is_planted() {
+            true => Ok(Header::decode(&head).map_err(drop)?),
+            false => header,
+        };
         let header = header.map_err(drop)?;
         let entry = Entry { index: header.height, tag: Tag(header.id()), head, body };
         let is_next = header.height == self.next()

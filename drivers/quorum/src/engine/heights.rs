@@ -180,6 +180,10 @@ impl QuorumEngine {
 
     /// Puts a candidate into the log, once.
     fn keep(&mut self, value: &ValueId, out: &mut Output) {
+        #[cfg(quorate_planted)]
+        if quorate_planted::Bug::CandidateNotKept.is_planted() && self.height.is_some() {
+            return;
+        }
         if let Some(candidate) = self.candidates.get_mut(value)
             && !std::mem::replace(&mut candidate.is_kept, true)
         {
@@ -192,9 +196,14 @@ impl QuorumEngine {
         let carried = candidate.map(|candidate| (&candidate.entry.head, &candidate.entry.body));
         let urgent = carried.is_none();
         let message = message::words(&self.chain, words, carried);
-        let to = self.others();
+        let (to, after) = (self.others(), self.gate);
+        #[cfg(quorate_planted)]
+        let after = match quorate_planted::Bug::WordsNotSynced.is_planted() {
+            true => 0,
+            false => after,
+        };
         if !to.is_empty() {
-            out.sends.push(Outgoing { to, after: self.gate, urgent, message });
+            out.sends.push(Outgoing { to, after, urgent, message });
         }
     }
 

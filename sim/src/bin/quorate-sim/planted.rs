@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use indicatif::ProgressBar;
 use quorate_planted::{Bug, Planted, Subject};
-use quorate_sim::{RaftSubject, Violation, run, run_cluster};
+use quorate_sim::{QuorumSubject, RaftSubject, Scenario, Violation, run, run_cluster};
 
 /// In so many seeds each bug must show.
 const SEEDS_MAX: u64 = 500;
@@ -85,6 +85,9 @@ fn find(bug: Bug) -> Found {
         let live = || match bug.subject() {
             Subject::Local => run(seed, &mut |_| {}).err(),
             Subject::Cluster => run_cluster(&RaftSubject, seed, None).err(),
+            Subject::Validators(scenario) => {
+                run_cluster(&QuorumSubject::new(Some(scenario_of(scenario))), seed, None).err()
+            }
         };
         match catch_unwind(AssertUnwindSafe(live)) {
             Ok(violation) => violation.map(|violation| (seed, violation.what)),
@@ -93,11 +96,16 @@ fn find(bug: Bug) -> Found {
     })
 }
 
+fn scenario_of(name: &str) -> Scenario {
+    let found = Scenario::ALL.iter().find(|known| known.name() == name);
+    *found.expect("bugs name scenarios that there are")
+}
+
 /// The first seed in which a bug is looked for.
 fn first_of(bug: Bug) -> u64 {
     match bug.subject() {
         Subject::Local => 0,
-        Subject::Cluster => CLUSTERS_FROM,
+        Subject::Cluster | Subject::Validators(_) => CLUSTERS_FROM,
     }
 }
 
@@ -109,6 +117,7 @@ fn table(found: &[Found]) -> String {
         let subject = match bug.subject() {
             Subject::Local => "one node",
             Subject::Cluster => "cluster",
+            Subject::Validators(scenario) => &format!("validators, `{scenario}`"),
         };
         let (seeds, said) = match found {
             Some((seed, what)) => ((seed - first_of(*bug) + 1).to_string(), short(what)),
