@@ -162,10 +162,10 @@ impl Cluster<'_> {
         let Some(place) = self.place_of(node) else { return Ok(None) };
         let Some(votes) = &self.votes else { return Ok(None) };
         let (key_chain, keyring) = (votes.genesis().key_chain(), votes.keyring());
-        let Some(key) = keyring.fresh(node, base.scheme()) else { return Ok(None) };
+        let Some((key, is_changed)) = keyring.fresh(node, base.scheme()) else { return Ok(None) };
         let begins = self.machines[place].life == 0;
-        if begins || self.rng.bool() {
-            // One that was a validator once comes back with what it has.
+        if begins || is_changed || self.rng.bool() {
+            // One that was a validator once comes back with what it has. What it signs with it reads when it starts.
             self.die(place, None)?;
             self.machines[place].founders = self.view().0;
             if begins {

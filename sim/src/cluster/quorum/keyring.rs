@@ -136,15 +136,16 @@ impl Keyring {
         Some((Arc::clone(&own.key), own.next.clone()?))
     }
 
-    /// The key with which a node becomes a validator.
+    /// The key with which a node becomes a validator, and whether its files have changed for that.
     pub(in crate::cluster) fn fresh(
         &self,
         node: NodeId,
         scheme: Scheme,
-    ) -> Option<Arc<SigningKey>> {
+    ) -> Option<(Arc<SigningKey>, bool)> {
         let mut keys = self.lock();
         let Keys { own, made, .. } = &mut *keys;
         let own = own.get_mut(&node)?;
+        let had = own.before.len();
         if let Some(next) = own.next.take() {
             own.before.push(std::mem::replace(&mut own.key, next));
         }
@@ -152,7 +153,7 @@ impl Keyring {
             *made += 1;
             own.before.push(std::mem::replace(&mut own.key, key(scheme, *made)));
         }
-        Some(Arc::clone(&own.key))
+        Some((Arc::clone(&own.key), own.before.len() > had))
     }
 
     /// Other validators are in force: what was made for those before, and not used, is of no use any more.
