@@ -162,8 +162,11 @@ impl Cluster<'_> {
         let Some(place) = self.place_of(node) else { return Ok(None) };
         let Some(votes) = &self.votes else { return Ok(None) };
         let (key_chain, keyring) = (votes.genesis().key_chain(), votes.keyring());
-        let Some((key, is_changed)) = keyring.fresh(node, base.scheme()) else { return Ok(None) };
         let begins = self.machines[place].life == 0;
+        if !begins && !self.has_followed(place) {
+            return Ok(None);
+        }
+        let Some((key, is_changed)) = keyring.fresh(node, base.scheme()) else { return Ok(None) };
         if begins || is_changed || self.rng.bool() {
             // One that was a validator once comes back with what it has. What it signs with it reads when it starts.
             self.die(place, None)?;
@@ -179,19 +182,21 @@ impl Cluster<'_> {
         Ok(Motion::new(vec![change], vec![(node.number(), node.to_string())]).ok())
     }
 
+    /// Whether a node is where no validators but those in force sign. Before that it may still have to sign for a height with another key, also after
+    /// a power cut.
+    fn has_followed(&self, place: usize) -> bool {
+        let in_force = self.votes.as_ref().map(|votes| votes.validators().changed() + 2);
+        let decided = self.machines[place].node.as_ref().map(|node| node.copies.decided());
+        decided.is_some() && decided >= in_force
+    }
+
     /// A validator's next key lies beside the one that it has, and it begins a life with both.
     fn rekey(&mut self, base: &ValidatorSet, node: u64, scheme: Scheme) -> Checked<Option<NewKey>> {
         let Some(votes) = &self.votes else { return Ok(None) };
         let id = NodeId::new(node);
-        // Whoever may still have to sign for a height before needs the key of that, also after a power cut.
-        let in_force = votes.validators().changed() + 2;
-        let follows = |place: usize| {
-            let node = self.machines[place].node.as_ref();
-            node.is_some_and(|node| node.copies.decided() >= in_force)
-        };
         let places: Vec<_> =
             (0..self.machines.len()).filter(|place| self.machines[*place].id == id).collect();
-        let has_followed = places.iter().all(|place| follows(*place));
+        let has_followed = places.iter().all(|place| self.has_followed(*place));
         let keys = votes.keyring().next(id, base, scheme, has_followed);
         let Some((old, new)) = keys else { return Ok(None) };
         let new = NewKey::new(&votes.genesis().key_chain(), node, &old, &new);
