@@ -107,6 +107,18 @@ impl<C: Callers> Calls<C> {
         self.insert(Call { deadline, who: Who::Elsewhere { left: frames } })
     }
 
+    /// More frames for a call of another node, which waits until then at least; false if it is none, or has ended.
+    pub(crate) fn extend(&mut self, id: CallId, frames: usize, until: Now) -> bool {
+        let is_extended = self.prolong(id, until);
+        if is_extended
+            && let Some(Call { who: Who::Elsewhere { left }, .. }) =
+                &mut self.slots[id.place as usize].call
+        {
+            *left += frames;
+        }
+        is_extended
+    }
+
     fn insert(&mut self, call: Call<C>) -> CallId {
         self.earliest =
             Some(self.earliest.map_or(call.deadline, |earliest| earliest.min(call.deadline)));

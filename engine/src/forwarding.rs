@@ -13,12 +13,15 @@
 //! 2. Frames are proposed in the order in which they were forwarded: a receiver takes only the next of a stream, and
 //!    whatever is sent again is sent in a new stream, from its oldest open frame on. Frames that are decided twice by that are
 //!    applied once.
+//! 3. What a caller has proposed together may come in several forwardings. It waits for equally long at the receiver: if its first part were given up
+//!    before its second, that would be proposed first.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use quorate_replicator::NodeId;
+use quorate_replicator::{NodeId, SessionId};
 
+use crate::callers::CallId;
 use crate::engine::Now;
 
 /// Most bytes that are forwarded and not decided: enough for several full batches.
@@ -146,19 +149,42 @@ impl Outgoing {
 /// The streams that other nodes forward in.
 #[derive(Debug, Default)]
 pub(crate) struct Incoming {
-    /// The open stream of each node, and its next place. There are as many as the cluster has nodes.
-    streams: HashMap<NodeId, (u64, u64)>,
+    /// The open stream of each node. There are as many as the cluster has nodes.
+    streams: HashMap<NodeId, Open>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    stream: u64,
+    /// Its next place.
+    next: u64,
+    last: Option<Last>,
+}
+
+/// The last frame that came in a stream.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Last {
+    pub(crate) session: SessionId,
+    /// What waits for it here.
+    pub(crate) call: CallId,
 }
 
 impl Incoming {
     /// Whether this is the next of its stream. A stream begins with its first.
     pub(crate) fn is_next(&self, from: NodeId, stream: u64, number: u64) -> bool {
-        number == 0 || self.streams.get(&from) == Some(&(stream, number))
+        let is_open = |open: &Open| (open.stream, open.next) == (stream, number);
+        number == 0 || self.streams.get(&from).is_some_and(is_open)
+    }
+
+    /// What waits for the frames before this one of a session, if those came in the same stream, with nothing between.
+    pub(crate) fn before(&self, from: NodeId, number: u64, first: SessionId) -> Option<CallId> {
+        let last = self.streams.get(&from).filter(|_| number > 0)?.last?;
+        (last.session == first).then_some(last.call)
     }
 
     /// It was taken.
-    pub(crate) fn taken(&mut self, from: NodeId, stream: u64, number: u64) {
-        self.streams.insert(from, (stream, number.saturating_add(1)));
+    pub(crate) fn taken(&mut self, from: NodeId, stream: u64, number: u64, last: Option<Last>) {
+        self.streams.insert(from, Open { stream, next: number.saturating_add(1), last });
     }
 
     /// It was not taken: nothing that follows it may be.

@@ -141,17 +141,27 @@ impl<C: Callers> Pool<C> {
         self.idle.push_back(Pending { hashed, waiter: Waiter { call, slot, released: None } });
     }
 
-    /// Adds copies of frames that another node forwarded to the one who proposes, all the frames of `call`.
-    pub(crate) fn add_witnessed(&mut self, frames: Vec<HashedFrame>, call: CallId, now: Now) {
+    /// Adds copies of frames that another node forwarded to the one who proposes, to be waited for by `call`. What waits for the last of them
+    /// now.
+    pub(crate) fn add_witnessed(
+        &mut self,
+        frames: Vec<HashedFrame>,
+        call: CallId,
+        now: Now,
+    ) -> CallId {
         let until = self.calls.deadline(call).unwrap_or(now);
         let mut frames = VecDeque::from(frames);
+        let mut holder = call;
         while let Some(next) = frames.front() {
             let length = next.frame.run().min(frames.len());
             let run: Vec<_> = frames.drain(..length).collect();
-            if run.iter().all(|hashed| self.stays(hashed, until)) {
+            let held: Option<Vec<_>> = run.iter().map(|hashed| self.stays(hashed, until)).collect();
+            if let Some(held) = held {
                 run.iter().for_each(|_| self.calls.drop_elsewhere(call));
+                holder = held.last().copied().unwrap_or(holder);
                 continue;
             }
+            holder = call;
             for hashed in run {
                 let (id, hash) = (hashed.frame.id, hashed.hash);
                 let waiting = self.released.entry(id).or_default();
@@ -162,13 +172,16 @@ impl<C: Callers> Pool<C> {
                 self.witnessed.push_back((now, Pending { hashed, waiter }));
             }
         }
+        holder
     }
 
-    /// Whether a frame is here already. Then it stays for as long as one that came now: it must not go before those that came after it.
-    fn stays(&mut self, hashed: &HashedFrame, until: Now) -> bool {
-        let Some(waiting) = self.released.get(&hashed.frame.id) else { return false };
+    /// What waits for a frame, if it is here already. Then it stays for as long as one that came now: it must not go before those that came after
+    /// it.
+    fn stays(&mut self, hashed: &HashedFrame, until: Now) -> Option<CallId> {
+        let waiting = self.released.get(&hashed.frame.id)?;
         let calls = &mut self.calls;
-        waiting.iter().any(|known| known.hash == hashed.hash && calls.prolong(known.call, until))
+        let mut waiting = waiting.iter().filter(|known| known.hash == hashed.hash);
+        waiting.find(|known| calls.prolong(known.call, until)).map(|known| known.call)
     }
 
     /// Whether there are copies of other nodes' frames.

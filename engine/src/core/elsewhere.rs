@@ -9,7 +9,7 @@ use crate::batch::{BatchHead, DecodedBatch, Witness};
 use crate::callers::Callers;
 use crate::effects::{Effects, Sent};
 use crate::engine::{Admin, Demand, Input, Now};
-use crate::forwarding;
+use crate::forwarding::{self, Last};
 use crate::pool::HashedFrame;
 use crate::wire::{Forward, Packet, Refusal, Refused};
 
@@ -120,15 +120,25 @@ impl<C: Callers> HostCore<C> {
             Err(ProposeError::StorageFull) => return Err(Refusal::StorageFull),
             Err(_) => return Err(Refusal::Gap),
         }
-        self.forwarded.taken(from, forward.stream, forward.number);
-        if !frames.is_empty() {
-            let call = self.pool.calls.elsewhere(frames.len(), now + forward.within);
-            if is_witness {
-                self.pool.add_witnessed(frames, call, now);
-            } else {
-                frames.into_iter().for_each(|frame| self.pool.add(frame, call, 0));
-            }
-        }
+        let Forward { stream, number, within, .. } = forward;
+        let (Some(first), Some(last)) = (frames.first(), frames.last()) else {
+            self.forwarded.taken(from, stream, number, None);
+            return Ok(());
+        };
+        let (first, session) = (first.frame.id.session, last.frame.id.session);
+        let (calls, until) = (&mut self.pool.calls, now + within);
+        let before = self.forwarded.before(from, number, first);
+        let call = match before.filter(|call| calls.extend(*call, frames.len(), until)) {
+            Some(call) => call,
+            None => calls.elsewhere(frames.len(), until),
+        };
+        let call = if is_witness {
+            self.pool.add_witnessed(frames, call, now)
+        } else {
+            frames.into_iter().for_each(|frame| self.pool.add(frame, call, 0));
+            call
+        };
+        self.forwarded.taken(from, stream, number, Some(Last { session, call }));
         Ok(())
     }
 

@@ -233,6 +233,25 @@ fn a_copy_is_proposed_when_this_node_is_to_and_not_forwarded() {
     assert_eq!(desk.core.status().in_flight, 0);
 }
 
+#[test]
+fn copies_that_come_again_do_not_change_their_order() {
+    let list: Vec<_> = (1..=4).map(|serial| frame(1, serial, "x")).collect();
+    let (first, second) = (batch(&list[..2]), batch(&list[2..]));
+    let (script, mut desk) = led();
+    script.with(|script| script.witnesses = vec![THREE, NodeId::new(1)]);
+    desk.forward(THREE, 7, 0, first.clone());
+    desk.pass(50);
+    desk.forward(THREE, 7, 1, second.clone());
+    // The time of the first part has passed, and that of the second has not.
+    desk.pass(1980);
+    desk.turn();
+    desk.forward(THREE, 8, 0, first);
+    desk.forward(THREE, 8, 1, second);
+    script.with(|script| script.led_by = None);
+    let Body::Frames(own) = script.take(&mut desk).body else { panic!("frames") };
+    assert_eq!(quorate_engine::DecodedBatch::decode(&own).unwrap().frames, list);
+}
+
 /// A batch with this log time, of a proposer whose history has a hash like this.
 fn stamped(log_time: u64, witness: u8) -> Body {
     let witness = quorate_engine::Witness { index: 0, history: [witness; 32] };
