@@ -237,19 +237,26 @@ fn a_copy_is_proposed_when_this_node_is_to_and_not_forwarded() {
 fn copies_that_come_again_do_not_change_their_order() {
     let list: Vec<_> = (1..=4).map(|serial| frame(1, serial, "x")).collect();
     let (first, second) = (batch(&list[..2]), batch(&list[2..]));
-    let (script, mut desk) = led();
-    script.with(|script| script.witnesses = vec![THREE, NodeId::new(1)]);
-    desk.forward(THREE, 7, 0, first.clone());
-    desk.pass(50);
-    desk.forward(THREE, 7, 1, second.clone());
-    // The time of the first part has passed, and that of the second has not.
-    desk.pass(1980);
-    desk.turn();
-    desk.forward(THREE, 8, 0, first);
-    desk.forward(THREE, 8, 1, second);
-    script.with(|script| script.led_by = None);
-    let Body::Frames(own) = script.take(&mut desk).body else { panic!("frames") };
-    assert_eq!(quorate_engine::DecodedBatch::decode(&own).unwrap().frames, list);
+    // Both parts came at first, or only one of them before the second time.
+    for came_both in [true, false] {
+        let (script, mut desk) = led();
+        script.with(|script| script.witnesses = vec![THREE, NodeId::new(1)]);
+        if !came_both {
+            desk.forward(THREE, 6, 0, first.clone());
+            desk.pass(1000);
+        }
+        desk.forward(THREE, 7, 0, first.clone());
+        desk.pass(50);
+        desk.forward(THREE, 7, 1, second.clone());
+        // The time that the first part had when it came has passed, and that of the second has not.
+        desk.pass(1980);
+        desk.turn();
+        desk.forward(THREE, 8, 0, first.clone());
+        desk.forward(THREE, 8, 1, second.clone());
+        script.with(|script| script.led_by = None);
+        let Body::Frames(own) = script.take(&mut desk).body else { panic!("frames") };
+        assert_eq!(quorate_engine::DecodedBatch::decode(&own).unwrap().frames, list, "{came_both}");
+    }
 }
 
 /// A batch with this log time, of a proposer whose history has a hash like this.
