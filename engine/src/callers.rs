@@ -107,18 +107,6 @@ impl<C: Callers> Calls<C> {
         self.insert(Call { deadline, who: Who::Elsewhere { left: frames } })
     }
 
-    /// More frames for a call of another node, which waits until then at least; false if it is none, or has ended.
-    pub(crate) fn extend(&mut self, id: CallId, frames: usize, until: Now) -> bool {
-        let is_extended = self.prolong(id, until);
-        if is_extended
-            && let Some(Call { who: Who::Elsewhere { left }, .. }) =
-                &mut self.slots[id.place as usize].call
-        {
-            *left += frames;
-        }
-        is_extended
-    }
-
     fn insert(&mut self, call: Call<C>) -> CallId {
         self.earliest =
             Some(self.earliest.map_or(call.deadline, |earliest| earliest.min(call.deadline)));
@@ -207,12 +195,18 @@ impl<C: Callers> Calls<C> {
 
     /// Lets a call of another node wait until then at least; false if it is none, or has ended.
     pub(crate) fn prolong(&mut self, id: CallId, until: Now) -> bool {
+        self.extend(id, 0, until)
+    }
+
+    /// As [`prolong`](Self::prolong), for so many frames more.
+    pub(crate) fn extend(&mut self, id: CallId, frames: usize, until: Now) -> bool {
         if !self.waits(id) {
             return false;
         }
         match &mut self.slots[id.place as usize].call {
-            Some(Call { deadline, who: Who::Elsewhere { .. } }) => {
+            Some(Call { deadline, who: Who::Elsewhere { left } }) => {
                 *deadline = until.max(*deadline);
+                *left += frames;
                 true
             }
             _ => false,

@@ -235,25 +235,24 @@ impl<C: Callers> Pool<C> {
         batch
     }
 
-    /// The runs of a queue of which a frame is wanted, and the others.
-    fn part<T>(
-        &self,
+    /// The runs of a queue of which a frame is wanted; the others are forgotten.
+    fn keep_wanted<T>(
+        &mut self,
         mut queue: VecDeque<T>,
         pending: impl Fn(&T) -> &Pending,
-    ) -> (VecDeque<T>, Vec<T>) {
-        let (mut wanted, mut unwanted) = (VecDeque::with_capacity(queue.len()), Vec::new());
+    ) -> VecDeque<T> {
+        let mut wanted = VecDeque::with_capacity(queue.len());
         while let Some(next) = queue.front() {
             let length = pending(next).hashed.frame.run().min(queue.len());
             let is_wanted = queue.iter().take(length).any(|it| self.is_wanted(pending(it)));
-            for _ in 0..length {
-                let next = queue.pop_front().expect("the run is there");
+            for next in queue.drain(..length) {
                 match is_wanted {
                     true => wanted.push_back(next),
-                    false => unwanted.push(next),
+                    false => self.forget(pending(&next)),
                 }
             }
         }
-        (wanted, unwanted)
+        wanted
     }
 
     /// Whether someone waits for it and it was not delivered in the meantime.
@@ -330,8 +329,7 @@ impl<C: Callers> Pool<C> {
     }
 
     fn offer_again(&mut self, batch: PlacedBatch) {
-        let (wanted, unwanted) = self.part(batch.frames.into(), |pending| pending);
-        unwanted.iter().for_each(|pending| self.forget(pending));
+        let wanted = self.keep_wanted(batch.frames.into(), |pending| pending);
         for mut pending in wanted.into_iter().rev() {
             if pending.waiter.released.is_none() {
                 let (id, hash) = (pending.hashed.frame.id, pending.hashed.hash);
@@ -385,8 +383,7 @@ impl<C: Callers> Pool<C> {
     /// Takes back everything that was forwarded, to be offered again in its order.
     pub(crate) fn take_back(&mut self) {
         while let Some(Forwarded { frames, .. }) = self.forwarded.pop_back() {
-            let (wanted, unwanted) = self.part(frames.into(), |pending| pending);
-            unwanted.iter().for_each(|pending| self.forget(pending));
+            let wanted = self.keep_wanted(frames.into(), |pending| pending);
             wanted.into_iter().rev().for_each(|pending| self.idle.push_front(pending));
         }
     }
@@ -526,13 +523,9 @@ impl<C: Callers> Pool<C> {
     /// Drops idle frames that nobody waits for or that were decided through another batch.
     pub(crate) fn drop_unwanted(&mut self) {
         let idle = std::mem::take(&mut self.idle);
-        let (idle, unwanted) = self.part(idle, |pending| pending);
-        self.idle = idle;
-        unwanted.iter().for_each(|pending| self.forget(pending));
+        self.idle = self.keep_wanted(idle, |pending| pending);
         let witnessed = std::mem::take(&mut self.witnessed);
-        let (witnessed, unwanted) = self.part(witnessed, |(_, pending)| pending);
-        self.witnessed = witnessed;
-        unwanted.iter().for_each(|(_, pending)| self.forget(pending));
+        self.witnessed = self.keep_wanted(witnessed, |(_, pending)| pending);
     }
 
     /// Gives back the memory of queues that were longer.
